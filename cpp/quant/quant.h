@@ -29,6 +29,12 @@
 
 namespace pyllm::quant {
 
+// A little-endian word at any address.
+PYLLM_HD inline uint32_t load_u32(const uint8_t* p) {
+  return p[0] | static_cast<uint32_t>(p[1]) << 8 | static_cast<uint32_t>(p[2]) << 16 |
+         static_cast<uint32_t>(p[3]) << 24;
+}
+
 struct ScaleMin {
   float scale;
   float min;

@@ -10,11 +10,11 @@
 
 #include <cstdint>
 #include <span>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "engine/logits.h"
+#include "engine/penalties.h"
 #include "engine/sampling_params.h"
 
 namespace pyllm {
@@ -30,45 +30,51 @@ struct Sampled {
   std::vector<TokenLogprob> top;  // params.top_logprobs entries, the most probable first
 };
 
-struct Candidate {
-  int32_t id = 0;
-  float logit = 0.0f;
-};
-
-// Buffers that samplers on one thread share; they grow to the vocabulary once.
+// Buffers that the samplers of one thread share; they grow to the vocabulary once.
 struct SamplerScratch {
-  std::vector<float> chunk_max;  // [vocab / chunk]
-  std::vector<float> floats;     // [vocab / chunk] or [candidate]
-  std::vector<Candidate> candidates;
-  std::vector<Candidate> changed;  // tokens whose logits the chain changed, with the model's own value
-  std::vector<int32_t> matches;    // [token of the context], DRY
+  std::vector<float> chunk_max;       // [chunk]
+  std::vector<float> floats;          // [chunk]
+  std::vector<Candidate> candidates;  // what the filters have left
+  std::vector<Candidate> changed;     // tokens whose logits the chain changed, with the model's own value
 };
 
 class Sampler {
  public:
   // `params` must have passed validate(). `eos`: every id that ends a text. `fork`: 0 to n - 1.
-  Sampler(const SamplingParams& params, int64_t vocab, std::span<const int32_t> eos, int fork = 0);
+  Sampler(const SamplingParams& params, std::span<const int32_t> eos, int fork = 0);
 
-  // The token that follows `prompt` and `generated`. Overwrites `logits` [vocab].
-  // The draw depends on seed, fork and position only, so that a request's tokens do not depend on its
+  // The token that follows `prompt` and `generated`; `generated` only grows from call to call.
+  // Overwrites `logits` [vocab]. The draw depends on seed, fork and position only: not on a request's
   // neighbours. Throws Error when the logits hold NaN or +infinity, or when nothing is left to choose from.
   Sampled sample(std::span<float> logits, std::span<const int32_t> prompt, std::span<const int32_t> generated,
                  SamplerScratch& scratch);
 
   // What sample() would draw from: (id, probability), the most probable first. For tests.
-  std::vector<std::pair<int32_t, float>> distribution(std::span<float> logits, std::span<const int32_t> prompt,
-                                                      std::span<const int32_t> generated,
-                                                      SamplerScratch& scratch);
+  std::vector<std::pair<int32_t, double>> distribution(std::span<float> logits, std::span<const int32_t> prompt,
+                                                       std::span<const int32_t> generated,
+                                                       SamplerScratch& scratch);
 
   uint64_t seed() const { return seed_; }
 
  private:
+  class Edit;  // changes logits, remembering the model's own
+
+  // Bias, bans and penalties. Returns the scan of what results.
+  Scan adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
+              std::span<const int32_t> generated, SamplerScratch& scratch);
+  void filter(const Scan& scan, std::span<const float> logits, double xtc_draw, SamplerScratch& scratch);
+  int32_t draw(const Scan& scan, std::span<const float> logits, double u, double xtc_draw,
+               SamplerScratch& scratch);
+  bool filters(double xtc_draw) const;
+  bool xtc(double xtc_draw) const;
+
   SamplingParams params_;
-  int64_t vocab_;
-  std::vector<int32_t> ends_;  // end-of-text ids
+  std::vector<int32_t> eos_;
   uint64_t seed_;
   int fork_;
-  float mirostat_mu_;
+  float mirostat_mu_;  // surprise in bits above which tokens are cut
+  TokenCounts counts_;
+  Dry dry_;
 };
 
 }  // namespace pyllm

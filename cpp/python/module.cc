@@ -1,6 +1,8 @@
 // pyllm._core: the C++ engine for Python. The only folder that includes pybind11.
 #include "python/module.h"
 
+#include <cstring>
+
 #include "core/error.h"
 
 PYBIND11_MODULE(_core, m) {
@@ -10,7 +12,10 @@ PYBIND11_MODULE(_core, m) {
     try {
       if (thrown) std::rethrow_exception(thrown);
     } catch (const pyllm::Error& error) {
-      py::set_error(py::module_::import("pyllm.errors").attr("PyllmError"), error.what());
+      // A message may quote a file's bytes: what is not UTF-8 is shown as \xNN.
+      const auto text = py::reinterpret_steal<py::object>(PyUnicode_DecodeUTF8(
+          error.what(), static_cast<Py_ssize_t>(strlen(error.what())), "backslashreplace"));
+      py::set_error(py::module_::import("pyllm.errors").attr("PyllmError"), text);
     }
   });
   pyllm::python::bind_gguf(m);

@@ -1,0 +1,312 @@
+#include "engine/sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "core/error.h"
+#include "engine/random.h"
+
+namespace pyllm {
+namespace {
+
+using Candidates = std::vector<Candidate>;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+float best_logit(const Candidates& list) {
+  float best = list[0].logit;
+  for (const Candidate& c : list) best = std::max(best, c.logit);
+  return best;
+}
+
+double weight(float logit, float max, float temperature) { return exp_negative((logit - max) / temperature); }
+
+double weights(const Candidates& list, float max, float temperature) {
+  double total = 0.0;
+  for (const Candidate& c : list) total += weight(c.logit, max, temperature);
+  return total;
+}
+
+// Gathers until the list holds the share `top_p` of all probability, or all that min_p can leave: a few hundred
+// candidates, seldom many. Returns the total weight of all logits.
+double gather_mass(std::span<const float> logits, float max, float top_p, float min_p, SamplerScratch& s) {
+  const double total = exp_sum(logits, max, 1.0f, s.floats);
+  const float enough = min_p > 0.0f ? -std::log(min_p) : 128.0f;
+  for (float reach = std::min(8.0f, enough);; reach = std::min(2.0f * reach, enough)) {
+    s.candidates.clear();
+    gather(logits, s.chunk_max, std::max(max - reach, kLowest), s.candidates);
+    if (reach >= enough || weights(s.candidates, max, 1.0f) >= top_p * total) return total;
+  }
+}
+
+// Keeps those whose surprise is nearest to the entropy, up to the probability typical_p.
+void keep_typical(Candidates& list, float typical_p) {
+  const float max = best_logit(list);
+  const double total = weights(list, max, 1.0f);
+  double mean = 0.0;  // of logit - max; entropy = log(total) - mean
+  for (const Candidate& c : list)
+    if (const double w = weight(c.logit, max, 1.0f); w > 0.0) mean += w / total * (c.logit - max);
+  const auto oddity = [&](const Candidate& c) {
+    return std::fabs(mean - (static_cast<double>(c.logit) - max));
+  };
+  const auto odder = [&](const Candidate& a, const Candidate& b) {
+    const double x = oddity(a), y = oddity(b);
+    return x > y || (x == y && a.id > b.id);
+  };
+  // A heap: only those that are kept get sorted. They gather at the end of the list, the most typical last.
+  std::make_heap(list.begin(), list.end(), odder);
+  double kept = 0.0;
+  auto rest = list.end();
+  while (rest != list.begin()) {
+    std::pop_heap(list.begin(), rest, odder);
+    --rest;
+    kept += weight(rest->logit, max, 1.0f);
+    if (kept >= typical_p * total) break;
+  }
+  list.erase(list.begin(), rest);
+  std::reverse(list.begin(), list.end());
+}
+
+// `total`: the weight, relative to the best logit, of all that the filter chooses from.
+void keep_top_p(Candidates& list, float top_p, double total) {
+  const float max = best_logit(list);
+  double kept = 0.0;
+  // Sorted piece by piece, each as long as all before: most often the first is enough.
+  for (size_t first = 0, end = 256; first < list.size(); first = end, end *= 2) {
+    end = std::min(end, list.size());
+    if (end < list.size())
+      std::nth_element(list.begin() + first, list.begin() + end, list.end(), more_probable);
+    std::sort(list.begin() + first, list.begin() + end, more_probable);
+    for (size_t i = first; i < end; ++i) {
+      kept += weight(list[i].logit, max, 1.0f);
+      if (kept >= top_p * total) {
+        list.resize(i + 1);
+        return;
+      }
+    }
+  }
+}
+
+void keep_min_p(Candidates& list, float min_p) {
+  const float cut = best_logit(list) + std::log(min_p);
+  std::erase_if(list, [&](const Candidate& c) { return c.logit < cut; });
+}
+
+// Removes every top choice but the least probable one.
+void exclude_top_choices(Candidates& list, float threshold) {
+  const float max = best_logit(list);
+  const double bar = threshold * weights(list, max, 1.0f);
+  const auto top = [&](const Candidate& c) { return weight(c.logit, max, 1.0f) >= bar; };
+  const Candidate* last = nullptr;
+  for (const Candidate& c : list)
+    if (top(c) && (!last || more_probable(*last, c))) last = &c;
+  if (!last) return;
+  const int32_t spared = last->id;
+  std::erase_if(list, [&](const Candidate& c) { return c.id != spared && top(c); });
+}
+
+// The token at the share `u` of all weight, without a list: whole chunks first.
+int32_t draw_from_all(const Scan& scan, std::span<const float> logits, float temperature, double u,
+                      std::vector<float>& chunk_sum) {
+  double rest = u * exp_sum(logits, scan.max, temperature, chunk_sum);
+  size_t c = 0;
+  for (; c + 1 < chunk_sum.size() && rest >= chunk_sum[c]; ++c) rest -= chunk_sum[c];
+  int32_t last = scan.argmax;  // rounding may leave a crumb of `rest` behind the chunk's last token
+  const size_t end = std::min(logits.size(), (c + 1) * kChunk);
+  for (size_t i = c * kChunk; i < end; ++i) {
+    const double w = weight(logits[i], scan.max, temperature);
+    if (w <= 0.0) continue;
+    last = static_cast<int32_t>(i);
+    rest -= w;
+    if (rest < 0.0) break;
+  }
+  return last;
+}
+
+const Candidate& draw_from(const Candidates& list, float temperature, double u) {
+  const float max = best_logit(list);
+  double rest = u * weights(list, max, temperature);
+  const Candidate* last = &list[0];
+  for (const Candidate& c : list) {
+    const double w = weight(c.logit, max, temperature);
+    if (w <= 0.0) continue;
+    last = &c;
+    rest -= w;
+    if (rest < 0.0) break;
+  }
+  return *last;
+}
+
+}  // namespace
+
+class Sampler::Edit {
+ public:
+  Edit(std::span<float> logits, Candidates& changed) : logits_(logits), changed_(changed) { changed_.clear(); }
+
+  float get(int32_t id) const { return logits_[static_cast<size_t>(id)]; }
+  void set(int32_t id, float value) {
+    changed_.push_back({id, get(id)});
+    logits_[static_cast<size_t>(id)] = value;
+  }
+  void ban(const std::vector<int32_t>& ids) {
+    for (const int32_t id : ids) set(id, -kInfinity);
+  }
+
+ private:
+  std::span<float> logits_;
+  Candidates& changed_;
+};
+
+Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> eos, int fork)
+    : params_(params),
+      eos_(eos.begin(), eos.end()),
+      seed_(params.seed ? *params.seed : fresh_seed()),
+      fork_(fork),
+      mirostat_mu_(2.0f * params.mirostat_tau),
+      dry_(params) {}
+
+Scan Sampler::adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
+                     std::span<const int32_t> generated, SamplerScratch& scratch) {
+  const SamplingParams& p = params_;
+  Edit edit(logits, scratch.changed);
+  for (const auto& [id, bias] : p.logit_bias) edit.set(id, edit.get(id) + bias);
+  const bool too_early = static_cast<int64_t>(generated.size()) < p.min_tokens;
+  if (p.ignore_eos || too_early) edit.ban(eos_);
+  if (too_early) edit.ban(p.stop_token_ids);
+
+  if (p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f) {
+    counts_.update(prompt, generated, p.penalty_last_n);
+    for (const auto& [id, count] : counts_.counts()) {
+      float x = edit.get(id);
+      x = x > 0.0f ? x / p.repetition_penalty : x * p.repetition_penalty;
+      if (count > 0) x -= p.presence_penalty + static_cast<float>(count) * p.frequency_penalty;
+      edit.set(id, x);
+    }
+  }
+  if (dry_.on())
+    for (const auto& [id, penalty] : dry_.penalties(prompt, generated)) edit.set(id, edit.get(id) - penalty);
+
+  return scratch.changed.empty() ? raw : scan(logits, scratch.chunk_max);
+}
+
+bool Sampler::xtc(double xtc_draw) const {
+  // Above one half no two tokens can be top choices.
+  return params_.xtc_threshold <= 0.5f && xtc_draw < params_.xtc_probability;
+}
+
+bool Sampler::filters(double xtc_draw) const {
+  const SamplingParams& p = params_;
+  return p.mirostat_tau > 0.0f || p.top_n_sigma > 0.0f || p.top_k > 0 || p.typical_p < 1.0f || p.top_p < 1.0f ||
+         p.min_p > 0.0f || xtc(xtc_draw);
+}
+
+void Sampler::filter(const Scan& scan, std::span<const float> logits, double xtc_draw, SamplerScratch& s) {
+  const SamplingParams& p = params_;
+  Candidates& list = s.candidates;
+  list.clear();
+  if (p.mirostat_tau > 0.0f) {
+    // -log2 of a token's probability <= mu, solved for its logit.
+    const double total = exp_sum(logits, scan.max, p.temperature, s.floats);
+    const double cut = scan.max + p.temperature * (std::log(total) - mirostat_mu_ * std::log(2.0));
+    gather(logits, s.chunk_max, std::clamp(static_cast<float>(cut), kLowest, scan.max), list);
+    return;
+  }
+
+  float cut = kLowest;
+  double total = -1.0;
+  if (p.top_n_sigma > 0.0f)
+    cut = std::max(cut, static_cast<float>(scan.max - p.top_n_sigma * deviation(logits)));
+  if (p.top_k > 0) {
+    gather_top(logits, s.chunk_max, cut, p.top_k, s.floats, list);
+  } else if (p.typical_p >= 1.0f && p.top_p < 1.0f && cut == kLowest) {
+    total = gather_mass(logits, scan.max, p.top_p, p.min_p, s);
+  } else {
+    if (p.typical_p >= 1.0f && p.top_p >= 1.0f && p.min_p > 0.0f)
+      cut = std::max(cut, scan.max + std::log(p.min_p));
+    gather(logits, s.chunk_max, cut, list);
+  }
+  if (p.typical_p < 1.0f) keep_typical(list, p.typical_p);
+  if (p.top_p < 1.0f) keep_top_p(list, p.top_p, total >= 0.0 ? total : weights(list, best_logit(list), 1.0f));
+  if (p.min_p > 0.0f) keep_min_p(list, p.min_p);
+  if (xtc(xtc_draw)) exclude_top_choices(list, p.xtc_threshold);
+}
+
+int32_t Sampler::draw(const Scan& scan, std::span<const float> logits, double u, double xtc_draw,
+                      SamplerScratch& scratch) {
+  const SamplingParams& p = params_;
+  if (p.temperature == 0.0f) return scan.argmax;
+  if (!filters(xtc_draw)) return draw_from_all(scan, logits, p.temperature, u, scratch.floats);
+  filter(scan, logits, xtc_draw, scratch);
+  const Candidate& chosen = draw_from(scratch.candidates, p.temperature, u);
+  if (p.mirostat_tau > 0.0f) {
+    const float max = best_logit(scratch.candidates);
+    const double share =
+        weight(chosen.logit, max, p.temperature) / weights(scratch.candidates, max, p.temperature);
+    mirostat_mu_ -= p.mirostat_eta * static_cast<float>(-std::log2(share) - p.mirostat_tau);
+  }
+  return chosen.id;
+}
+
+Sampled Sampler::sample(std::span<float> logits, std::span<const int32_t> prompt,
+                        std::span<const int32_t> generated, SamplerScratch& scratch) {
+  const uint64_t position = prompt.size() + generated.size();
+  const Scan raw = scan(logits, scratch.chunk_max);
+  if (raw.bad >= 0)
+    fail("position ", position, ": the model's logits hold ", logits[raw.bad], " (token ", raw.bad,
+         "), expected finite numbers; the model file may be damaged, or its values overflow");
+  if (raw.argmax < 0)
+    fail("position ", position,
+         ": every one of the model's logits is -infinity; the model file may be damaged");
+
+  Sampled result;
+  double log_total = 0.0;
+  if (params_.logprobs) {
+    log_total = raw.max + std::log(exp_sum(logits, raw.max, 1.0f, scratch.floats));
+    if (params_.top_logprobs > 0) {
+      scratch.candidates.clear();
+      gather_top(logits, scratch.chunk_max, kLowest, params_.top_logprobs, scratch.floats, scratch.candidates);
+      for (const Candidate& c : scratch.candidates)
+        result.top.push_back({c.id, static_cast<float>(c.logit - log_total)});
+    }
+  }
+
+  const Scan adjusted = adjust(raw, logits, prompt, generated, scratch);
+  if (adjusted.bad >= 0)
+    fail("position ", position, ": logit_bias and penalties overflow the logit of token ", adjusted.bad,
+         "; use smaller values");
+  if (adjusted.argmax < 0)
+    fail("position ", position, ": logit_bias, min_tokens and ignore_eos leave no token to choose");
+  const auto [u, xtc_draw] = uniforms(seed_, fork_, position);
+  result.token = draw(adjusted, logits, u, xtc_draw, scratch);
+
+  if (params_.logprobs) {
+    float own = logits[static_cast<size_t>(result.token)];
+    for (const Candidate& c : scratch.changed)
+      if (c.id == result.token) {
+        own = c.logit;
+        break;
+      }
+    result.logprob = static_cast<float>(own - log_total);
+  }
+  return result;
+}
+
+std::vector<std::pair<int32_t, double>> Sampler::distribution(std::span<float> logits,
+                                                              std::span<const int32_t> prompt,
+                                                              std::span<const int32_t> generated,
+                                                              SamplerScratch& scratch) {
+  const Scan adjusted = adjust(scan(logits, scratch.chunk_max), logits, prompt, generated, scratch);
+  if (adjusted.argmax < 0) fail("nothing to choose from");
+  if (params_.temperature == 0.0f) return {{adjusted.argmax, 1.0}};
+  const double xtc_draw = uniforms(seed_, fork_, prompt.size() + generated.size())[1];
+  filter(adjusted, logits, xtc_draw, scratch);
+  Candidates& list = scratch.candidates;
+  std::sort(list.begin(), list.end(), more_probable);
+  const double total = weights(list, list[0].logit, params_.temperature);
+  std::vector<std::pair<int32_t, double>> result;
+  for (const Candidate& c : list)
+    result.emplace_back(c.id, weight(c.logit, list[0].logit, params_.temperature) / total);
+  return result;
+}
+
+}  // namespace pyllm

@@ -8,10 +8,19 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES
+from shapes import (
+    ARCHITECTURES,
+    MIXES,
+    PRESETS,
+    mixed_type,
+    random_weights,
+    tensor_shapes,
+    tensor_type,
+    write_model,
+)
 
 from pyllm import _core
-from shapes import ARCHITECTURES, MIXES, PRESETS, mixed_type, random_weights, tensor_shapes, tensor_type, write_model
 
 TYPES = _core.quant_types()
 

@@ -100,8 +100,13 @@ def kv_bytes_per_token(file: GgufFile, architecture: str, tokens: int = 1) -> in
         return None
     key = _integer(file, f"{architecture}.attention.key_length") or width // heads
     value = _integer(file, f"{architecture}.attention.value_length") or width // heads
-    kv_heads = file.get(f"{architecture}.attention.head_count_kv", heads)
-    total = layers * int(kv_heads) if isinstance(kv_heads, int) else sum(int(h) for h in kv_heads)  # type: ignore[union-attr]
+    kv_heads: Any = file.get(f"{architecture}.attention.head_count_kv", heads)
+    try:
+        total = (
+            layers * kv_heads if isinstance(kv_heads, int) else sum(int(h) for h in kv_heads)
+        )  # one per layer
+    except (TypeError, ValueError):
+        return None
     return total * (key + value) * KV_BYTES * tokens
 
 

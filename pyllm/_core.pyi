@@ -52,7 +52,7 @@ class GgufFile:
 # -- bind_sampler.cc --------------------------------------------------------------------------------------------------
 
 class SamplingParams:
-    """As the engine takes them: token ids, no text. Every field is a keyword; see cpp/engine/sampling_params.h."""
+    """As the engine takes them: token ids, no text. Keywords: the fields in cpp/engine/sampling_params.h."""
 
     def __init__(self, **fields: object) -> None: ...
     def validate(self, vocab: int) -> None: ...

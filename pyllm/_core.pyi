@@ -7,9 +7,11 @@ from typing import Any, TypeAlias, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-# -- bind_gguf.cc -----------------------------------------------------------------------------------------------------
+# -- bind_gguf.cc ----------------------------------------------------------------------------------------------
 
-MetadataValue: TypeAlias = bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
+MetadataValue: TypeAlias = (
+    bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
+)
 _Default = TypeVar("_Default")
 
 class TensorInfo:
@@ -49,10 +51,17 @@ class GgufFile:
     def tensors(self) -> list[TensorInfo]: ...
     def tensor_data(self, name: str) -> npt.NDArray[np.uint8]: ...
 
-# -- bind_sampler.cc --------------------------------------------------------------------------------------------------
+# -- bind_quant.cc ---------------------------------------------------------------------------------------------
+
+Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.generic]
+
+def quant_types() -> list[str]: ...
+def dequantize(type: str, data: Buffer, n: int) -> npt.NDArray[np.float32]: ...
+
+# -- bind_sampler.cc -------------------------------------------------------------------------------------------
 
 class SamplingParams:
-    """As the engine takes them: token ids, no text. Keywords: the fields in cpp/engine/sampling_params.h."""
+    """As the engine takes them: token ids, no text. Every field is a keyword: cpp/engine/sampling_params.h."""
 
     def __init__(self, **fields: object) -> None: ...
     def validate(self, vocab: int) -> None: ...
@@ -64,7 +73,7 @@ class SamplingParams:
 # `_core.testing.Sampler` and its like are for tests alone.
 testing: Any
 
-# -- bind_engine.cc ---------------------------------------------------------------------------------------------------
+# -- bind_engine.cc --------------------------------------------------------------------------------------------
 
 class Model:
     """Weights, packed and ready. Loading releases the GIL."""

@@ -43,7 +43,7 @@ class Answer:
     def add(self, event: _core.Event, now: float) -> Piece | None:
         """Takes the sequence's next event; the piece it gives, if any."""
         self._cached_tokens = event.cached_tokens
-        text, reason, detail = "", event.finish, event.detail
+        text, reason, detail = "", event.finish_reason, event.detail
         if event.token >= 0:
             self._first = self._first or now
             self._last = now

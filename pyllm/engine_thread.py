@@ -1,4 +1,4 @@
-"""The one thread that steps an engine, and the mailboxes through which callers on other threads get its events."""
+"""The one thread that steps an engine, and the mailboxes in which callers on other threads get its events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class EngineThread:
         self._thread.start()
 
     def submit(self, tokens: Sequence[int], params: _core.SamplingParams, box: Mailbox, **options: Any) -> int:
-        """Queues a request, whose events will come to `box`; its id. `options` are those of the engine's submit."""
+        """Queues a request, whose events will come to `box`; its id. options: of the engine's submit."""
         if self._process != os.getpid():
             raise PyllmError("an LLM does not survive a fork: make a new one in the new process")
         with self._lock:

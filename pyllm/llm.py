@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pyllm.answer import Answer
@@ -55,8 +56,9 @@ class LLM:
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
 
-    Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it as
-    a context manager; one that is dropped closes itself. Errors are PyllmError.
+    Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
+    as a context manager; one that is dropped closes itself. Errors are PyllmError.
+    Attributes: tokenizer, template, config (architecture and sizes), context (tokens), load_s (seconds).
     """
 
     def __init__(
@@ -80,22 +82,33 @@ class LLM:
         # The vocabulary and the weights, side by side.
         vocabulary = _Background(lambda: _tokenizer(file))
         weights = _core.Model(file, threads=threads, isa=isa)
-        self.config = weights.config
-        self.tokenizer = vocabulary.result()
-        self._file = file
+        tokenizer = vocabulary.result()
         engine = _core.Engine(
             weights,
-            eos=sorted(self.tokenizer.stop_ids),
+            eos=sorted(tokenizer.stop_ids),
             context=context,
             kv_bytes=kv_bytes,
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
         )
-        self._load_s = time.perf_counter() - started
-        self._engine = engine
+        self._own(engine, tokenizer, file, weights.config, time.perf_counter() - started)
+
+    def _own(
+        self,
+        engine: _core.Engine,
+        tokenizer: Tokenizer,
+        file: _core.GgufFile,
+        config: _core.ModelConfig,
+        load_s: float,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.load_s = load_s  # seconds from the file to ready
+        self._file = file
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
+        self._engine = engine
         self._thread = EngineThread(engine)
         # Unlike __del__, this also ends the thread before the interpreter goes away under it.
         self._closer = weakref.finalize(self, self._thread.close)
@@ -122,22 +135,17 @@ class LLM:
         if len(params) != len(many):
             raise PyllmError(f"params: expected one, or {len(many)} for {len(many)} prompts, got {len(params)}")
         jobs = []
-        for i, (prompt, p) in enumerate(zip(many, params)):
+        for i, (prompt, p) in enumerate(zip(many, params, strict=True)):
             with _naming(i, len(many)):
                 jobs.append(self._job(self._encode(prompt), p))
-        answers: list[Completion] = []
-        order = []
-        for number, piece in self._run(jobs):
-            if piece.completion is not None:
-                answers.append(piece.completion)
-                order.append((number, piece.completion.index))
-        return [answer for _, answer in sorted(zip(order, answers), key=lambda pair: pair[0])]
+        answers = {(n, p.answer): p.completion for n, p in self._run(jobs) if p.completion is not None}
+        return [answers[key] for key in sorted(answers)]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
         """Continues `prompt` piece by piece as they come; a Piece is a str that knows its tokens.
 
-        With params.n > 1 the pieces of all answers come interleaved (Piece.answer). Leaving the loop, or closing
-        the iterator, cancels the request.
+        With params.n > 1 the pieces of all answers come interleaved (Piece.answer). Leaving the loop, or
+        closing the iterator, cancels the request.
         """
         return self._pieces(self._job(self._encode(prompt), params or SamplingParams()))
 
@@ -202,11 +210,11 @@ class LLM:
         try:
             while True:
                 _, event = _receive(box)
-                if event.finish == "error":
+                if event.finish_reason == "error":
                     raise PyllmError(event.detail)
                 if event.logits is not None:
                     rows.append(event.logits)
-                if event.finish:
+                if event.finish_reason:
                     return np.concatenate(rows)
         finally:
             self._thread.cancel(request)
@@ -223,17 +231,12 @@ class LLM:
         return self._template
 
     @property
-    def load_s(self) -> float:
-        """Seconds from the opened file to ready."""
-        return self._load_s
-
-    @property
     def context(self) -> int:
         """Tokens that one sequence may have."""
         return self._engine.context
 
     def stats(self) -> dict[str, int]:
-        """What the engine is doing: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
+        """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
         return self._engine.stats()
 
     def close(self) -> None:
@@ -280,7 +283,7 @@ class LLM:
                     numbers[self._thread.submit(job.tokens, job.core, box)] = number
                 for index in range(job.params.n):
                     open_answers[number, index] = Answer(
-                        job.params, self.tokenizer, index, len(job.tokens), started, self._load_s
+                        job.params, self.tokenizer, index, len(job.tokens), started, self.load_s
                     )
             while open_answers:
                 now, event = _receive(box)
@@ -288,13 +291,13 @@ class LLM:
                 answer = open_answers.get((number, event.index))
                 if answer is None:
                     continue  # of an answer that a stop string has ended
-                if event.finish == "error":
+                if event.finish_reason == "error":
                     with _naming(number, len(jobs)):
                         raise PyllmError(event.detail)
                 piece = answer.add(event, now)
                 if answer.completion is not None:
                     del open_answers[number, event.index]
-                    if not event.finish and not any(other == number for other, _ in open_answers):
+                    if not event.finish_reason and not any(other == number for other, _ in open_answers):
                         self._thread.cancel(event.id)
                 if piece is not None:
                     yield number, piece
@@ -349,7 +352,7 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
     many = list(prompts)
-    return [many] if many and all(isinstance(p, int) for p in many) else many
+    return [many] if many and all(isinstance(p, Integral) for p in many) else many
 
 
 def _receive(box: Mailbox) -> tuple[float, _core.Event]:

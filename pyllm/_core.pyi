@@ -126,3 +126,26 @@ class Engine:
         """Wakes step(); from any thread."""
 
     def stats(self) -> dict[str, float]: ...
+
+# -- bind_tokenizer.cc ------------------------------------------------------------------------------------------------
+
+class PieceTokenizer:
+    @staticmethod
+    def from_scores(
+        tokens: Sequence[bytes],
+        scores: npt.NDArray[np.float32],
+        usable: npt.NDArray[np.uint8],
+        byte_tokens: Sequence[int],
+        unknown: int,
+    ) -> PieceTokenizer: ...
+    @staticmethod
+    def from_merges(
+        tokens: Sequence[bytes], merges: Sequence[bytes], byte_tokens: Sequence[int], unknown: int
+    ) -> PieceTokenizer: ...
+    def encode(self, text: str) -> list[int]: ...
+
+def split_merges(lines: Sequence[bytes]) -> list[tuple[str, str]]: ...
+
+class SpecialTokens:
+    def __init__(self, tokens: Sequence[tuple[str, int, bool, bool, bool]]) -> None: ...
+    def split(self, segments: Sequence[tuple[str, bool]]) -> list[int | str]: ...

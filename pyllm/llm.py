@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -161,7 +161,7 @@ class LLM:
         answers = {(n, p.answer): p.completion for n, p in self._run(jobs) if p.completion is not None}
         return [answers[key] for key in sorted(answers)]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[Piece, None, None]:
         """Continues `prompt` piece by piece as they come; a Piece is a str that knows its tokens.
 
         With params.n > 1 the pieces of all answers come interleaved (Piece.answer). Leaving the loop, or
@@ -203,7 +203,7 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **template_arguments: Any,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """As chat(), piece by piece."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
         return self.stream(tokens, params or _CHAT)
@@ -287,7 +287,7 @@ class LLM:
         core.validate(self.config.vocab)
         return _Job(tokens, params, core)
 
-    def _pieces(self, job: _Job) -> Iterator[Piece]:
+    def _pieces(self, job: _Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):
             yield piece
 

@@ -4,5 +4,5 @@
 class PyllmError(Exception):
     """Something the user can act on: a bad file, a bad value, not enough memory.
 
-    The message names the place, what was expected and what came; the command line prints it without a traceback.
+    The message names the place, what was expected and what came; the command line prints it, no traceback.
     """

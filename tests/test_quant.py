@@ -86,7 +86,7 @@ def test_groups_keep_the_contract(name: str) -> None:
     data = random_bytes(name, 500, seed=2)
     finite = np.isfinite(dequantize(name, data)).reshape(500, -1).all(axis=1)
     data = data[finite]
-    contract, groups = _core.quant_contract(name), _core.quant_groups(name, data)
+    contract, groups = _core.testing.quant_contract(name), _core.testing.quant_groups(name, data)
     scale, low, codes, values = (groups[key] for key in ("scale", "min", "codes", "values"))
 
     assert (contract["block"], contract["bytes"]) == GGML_QUANT_SIZES[GGMLQuantizationType[name]]
@@ -109,7 +109,7 @@ def test_groups_keep_the_contract(name: str) -> None:
 def test_scales_are_as_compact_as_declared(name: str) -> None:
     data = random_bytes(name, 500, seed=3)
     data = data[np.isfinite(dequantize(name, data)).reshape(500, -1).all(axis=1)]
-    contract, groups = _core.quant_contract(name), _core.quant_groups(name, data)
+    contract, groups = _core.testing.quant_contract(name), _core.testing.quant_groups(name, data)
     scale, low = groups["scale"], groups["min"]
     if contract["scales"] == "half":
         assert_same_bits(scale.astype(np.float16).astype(np.float32).reshape(-1), scale.reshape(-1))
@@ -143,7 +143,7 @@ def test_float32_is_copied() -> None:
 def assert_rounds_like_numpy(x: NDArray[np.float32]) -> None:
     with np.errstate(over="ignore"):
         expected = x.astype(np.float16)
-    ours = _core.to_half(x).view(np.float16)
+    ours = _core.testing.to_half(x).view(np.float16)
     np.testing.assert_array_equal(np.isnan(ours), np.isnan(expected))
     numbers = ~np.isnan(ours)
     np.testing.assert_array_equal(ours[numbers].view(np.uint16), expected[numbers].view(np.uint16))

@@ -144,20 +144,21 @@ void bind_quant(py::module_& m) {
   m.def("dequantize", &dequantize, py::arg("type"), py::arg("data"), py::arg("n"),
         "n weights of a type as float32 [n]. data: their bytes, contiguous. Throws PyllmError when sizes do "
         "not fit.");
-  m.def(
+  py::module_ testing = m.def_submodule("testing", "Parts of the core one by one, for tests.");
+  testing.def(
       "quant_contract",
       [](const std::string& name) {
         return of_quantized(weight_type(name), []<typename Q>() { return contract<Q>(); });
       },
-      py::arg("type"), "For tests: the constants of a quantized type.");
-  m.def(
+      py::arg("type"), "The constants of a quantized type.");
+  testing.def(
       "quant_groups",
       [](const std::string& name, const py::buffer& data) {
         const TypeInfo& type = weight_type(name);
         return of_quantized(type, [&]<typename Q>() { return groups<Q>(blocks_of(type, data)); });
       },
-      py::arg("type"), py::arg("data"), "For tests: scale, min and codes of every group of 16 or 32 weights.");
-  m.def("to_half", &to_half_bits, py::arg("x"), "For tests: float32 rounded to half, as uint16 bits, flat.");
+      py::arg("type"), py::arg("data"), "Scales, mins and codes of every group of 16 or 32 weights.");
+  testing.def("to_half", &to_half_bits, py::arg("x"), "float32 rounded to half, as uint16 bits, flat.");
 }
 
 }  // namespace pyllm::python

@@ -22,5 +22,6 @@ PYBIND11_MODULE(_core, m) {
   pyllm::python::bind_quant(m);
   pyllm::python::bind_tokenizer(m);
   pyllm::python::bind_ops(m);
+  pyllm::python::bind_sampler(m);
   pyllm::python::bind_engine(m);
 }

@@ -12,6 +12,7 @@ void bind_gguf(py::module_& m);       // GgufFile
 void bind_quant(py::module_& m);      // dequantize, quant types
 void bind_tokenizer(py::module_& m);  // merge preparation for vocabularies
 void bind_ops(py::module_& m);        // kernels one by one, for tests; instruction sets; ceilings
-void bind_engine(py::module_& m);     // Model, Engine, SamplingParams, Event
+void bind_sampler(py::module_& m);    // SamplingParams; testing.Sampler
+void bind_engine(py::module_& m);     // Model, Engine, Event
 
 }  // namespace pyllm::python

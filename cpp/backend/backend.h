@@ -1,0 +1,114 @@
+// The operations a device must provide. Models are written over these and know no device.
+//
+// Every op takes float32 tensors [row, feature] in the backend's memory; rows of all sequences of the step lie side by
+// side. Ops run in order; results are on the host's side only after `download`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/tensor.h"
+#include "core/type.h"
+
+namespace pyllm {
+
+// A weight matrix as the file holds it: `rows` output features of `cols` input features each.
+struct WeightSource {
+  Type type;
+  int64_t rows, cols;
+  std::span<const std::byte> data;
+};
+
+// Whatever a backend keeps of a weight. Created and used by the same backend only.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  int64_t rows = 0, cols = 0;
+};
+
+// Floats in the backend's memory: norm weights, biases, RoPE frequencies.
+class Vector {
+ public:
+  virtual ~Vector() = default;
+  const float* data = nullptr;
+  int64_t size = 0;
+};
+
+// The paged KV cache of all layers. Block i of a layer holds kBlockTokens tokens of every KV head.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+};
+
+struct KvShape {
+  int layers = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+};
+
+// One factor of a product that shares its input with others (q, k and v; gate and up).
+struct Factor {
+  const Weight* weight;
+  const Vector* bias = nullptr;  // [rows], may be absent
+};
+
+enum class RopePairs {
+  Adjacent,  // feature 2i with 2i + 1: the GGUF layout of llama
+  Halves,    // feature i with i + n/2: everyone else's
+};
+
+struct AttentionShape {
+  int heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 1.0f;     // of the scores, before the softmax
+  int window = 0;         // a token sees itself and the window - 1 before it; 0: all
+  float softcap = 0.0f;   // 0: none
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Loading. `source.data` must stay valid as long as the result.
+  virtual std::unique_ptr<Weight> matrix(const WeightSource& source) = 0;     // for matmul
+  virtual std::unique_ptr<Weight> embedding(const WeightSource& source) = 0;  // for embed
+  virtual std::unique_ptr<Vector> vector(std::span<const float> values) = 0;
+  virtual int64_t kv_block_bytes(const KvShape& shape) const = 0;
+  virtual std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) = 0;
+
+  // A step: `begin` forgets the scratch of the last one. The batch must live until the next begin.
+  virtual void begin(const Batch& batch) = 0;
+  virtual Tensor scratch(int64_t rows, int64_t cols) = 0;
+  virtual int64_t mark() const = 0;          // scratch taken so far ...
+  virtual void release(int64_t mark) = 0;    // ... and back to there
+
+  // out[r] = table[tokens[r]] * scale
+  virtual void embed(const Weight& table, float scale, Tensor out) = 0;
+  // Normalises every run of `group` features by its root mean square; weight [group].
+  virtual void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) = 0;
+  // out = x times each factor transposed, side by side in out's columns.
+  virtual void matmul(std::span<const Factor> factors, Tensor x, Tensor out) = 0;
+  virtual void add(Tensor x, Tensor y) = 0;  // x += y
+  virtual void silu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // silu(gate) * up
+  virtual void gelu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // gelu(gate) * up, the tanh form
+  // Cosines and sines, [row][cos 0.., sin 0..], of the batch's positions times `frequency`; both times `magnitude`.
+  virtual void rope_table(const Vector& frequency, float magnitude, Tensor out) = 0;
+  // Rotates the first 2 * (table.cols / 2) features of every head in place.
+  virtual void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) = 0;
+  virtual void copy_blocks(KvCache& cache) = 0;  // the batch's copies
+  virtual void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) = 0;
+  virtual void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) = 0;
+  virtual void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
+  virtual Tensor download(Tensor x) = 0;  // contiguous, in host memory, valid until the next begin
+};
+
+struct BackendOptions {
+  int threads = 0;
+  const char* isa = "";
+};
+std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
+
+}  // namespace pyllm

@@ -1,0 +1,105 @@
+// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread pool.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "backend/cpu/kernels.h"
+#include "backend/cpu/memory.h"
+#include "backend/cpu/pack.h"
+#include "core/thread_pool.h"
+
+namespace pyllm::cpu {
+
+class CpuMatrix : public Weight {
+ public:
+  Type type;
+  const PackedType* packing = nullptr;  // of quantized types
+  Memory panels;                        // empty: panels are expanded from `source` just before use
+  int64_t panel_bytes = 0;
+  std::span<const std::byte> source;
+  int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
+};
+
+class CpuEmbedding : public Weight {
+ public:
+  Type type;
+  std::span<const std::byte> source;
+  int64_t row_bytes = 0;
+};
+
+class CpuVector : public Vector {
+ public:
+  std::vector<float> values;
+};
+
+// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16 tokens][padded_dim].
+class CpuKvCache : public KvCache {
+ public:
+  KvShape shape;
+  int blocks = 0;
+  int padded_dim = 0;
+  int64_t value_offset = 0;  // elements from a head's keys to its values
+  int64_t head_elements = 0;
+  Memory memory;
+  uint16_t* head(int layer, int block, int kv_head) const {
+    const int64_t index = (static_cast<int64_t>(layer) * blocks + block) * shape.kv_heads + kv_head;
+    return reinterpret_cast<uint16_t*>(memory.data()) + index * head_elements;
+  }
+};
+
+class CpuBackend : public Backend {
+ public:
+  explicit CpuBackend(const BackendOptions& options);
+
+  std::unique_ptr<Weight> matrix(const WeightSource& source) override;
+  std::unique_ptr<Weight> embedding(const WeightSource& source) override;
+  std::unique_ptr<Vector> vector(std::span<const float> values) override;
+  int64_t kv_block_bytes(const KvShape& shape) const override;
+  std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
+
+  void begin(const Batch& batch) override;
+  Tensor scratch(int64_t rows, int64_t cols) override;
+  int64_t mark() const override { return arena_.mark(); }
+  void release(int64_t mark) override { arena_.release(mark); }
+
+  void embed(const Weight& table, float scale, Tensor out) override;
+  void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) override;
+  void matmul(std::span<const Factor> factors, Tensor x, Tensor out) override;
+  void add(Tensor x, Tensor y) override;
+  void silu_gate(Tensor gate, Tensor up, Tensor out) override;
+  void gelu_gate(Tensor gate, Tensor up, Tensor out) override;
+  void rope_table(const Vector& frequency, float magnitude, Tensor out) override;
+  void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) override;
+  void copy_blocks(KvCache& cache) override;
+  void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override;
+  void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
+  void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+  Tensor download(Tensor x) override { return x; }
+
+ private:
+  // Calls f(row) for all rows, in parallel where rows x cost (elements each) is worth waking another thread.
+  template <typename F>
+  void for_rows(int64_t rows, int64_t cost, F&& f) {
+    constexpr int64_t kGrainElements = 8192;  // a barrier costs about a microsecond
+    const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(cost, 1));
+    pool_.parallel_for(rows, grain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t r = begin; r < end; ++r) f(r);
+    });
+  }
+  void matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out);
+  void matmul_float(const Factor& factor, Tensor x, Tensor out);
+  void add_bias(const Vector& bias, Tensor out);
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  const Batch* batch_ = nullptr;
+  std::vector<int32_t> positions_;  // [row]
+  Arena arena_;
+};
+
+}  // namespace pyllm::cpu

@@ -1,0 +1,169 @@
+// Products with packed weights: the activations are quantized once into tiles, then panels are dealt to the threads.
+#include <algorithm>
+#include <cstring>
+
+#include "backend/cpu/cpu_backend.h"
+
+namespace pyllm::cpu {
+
+namespace {
+
+// Tiles of 16 columns, the rest as 8, 4, 2 and 1: the kernels' fixed widths.
+struct Tile {
+  int64_t first;  // column
+  int columns;
+  int kernel;  // index into MatmulKernels::tile
+};
+
+std::vector<Tile> tiles_of(int64_t columns) {
+  std::vector<Tile> tiles;
+  int64_t first = 0;
+  for (int kernel = 4; kernel >= 0; --kernel)
+    for (const int width = 1 << kernel; columns - first >= width; first += width) tiles.push_back({first, width, kernel});
+  return tiles;
+}
+
+// Sums of the activations as one kind of factor wants them (ActivationTile::init and ::sum).
+struct Sums {
+  int zero;
+  int group;
+  bool has_min;
+  int32_t* init;
+  float* sum;
+};
+
+}  // namespace
+
+void CpuBackend::matmul(std::span<const Factor> factors, Tensor x, Tensor out) {
+  const int64_t mark = arena_.mark();
+  std::vector<Factor> quantized;
+  std::vector<int64_t> first_column;
+  int64_t column = 0;
+  for (const Factor& factor : factors) {
+    const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
+    if (w.packing == nullptr) matmul_float(factor, x, out.columns(column, w.rows));
+    column += w.rows;
+  }
+  matmul_quantized(factors, x, out);
+  column = 0;
+  for (const Factor& factor : factors) {
+    if (factor.bias != nullptr) add_bias(*factor.bias, out.columns(column, factor.weight->rows));
+    column += factor.weight->rows;
+  }
+  arena_.release(mark);
+}
+
+void CpuBackend::add_bias(const Vector& bias, Tensor out) {
+  for_rows(out.rows, out.cols, [&](int64_t r) { kernels_.add(out.row(r), bias.data, out.cols); });
+}
+
+void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out) {
+  struct Part {
+    const CpuMatrix* weight;
+    const MatmulKernels* kernels;
+    const Sums* sums;
+    int64_t column;       // of out
+    int64_t first_panel;  // counted over all parts
+  };
+  const int64_t n = x.rows, steps = x.cols / kStep;
+  std::vector<Sums> sums;
+  sums.reserve(factors.size());
+  std::vector<Part> parts;
+  int64_t column = 0, panels = 0, scratch_bytes = 0;
+  for (const Factor& factor : factors) {
+    const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
+    if (w.packing != nullptr) {
+      const Layout& layout = w.packing->layout;
+      const auto same = [&](const Sums& s) {
+        return s.zero == layout.zero && s.group == layout.group && s.has_min == layout.has_min;
+      };
+      auto found = std::find_if(sums.begin(), sums.end(), same);
+      if (found == sums.end())
+        found = sums.insert(sums.end(), {layout.zero, layout.group, layout.has_min, arena_.take<int32_t>(2 * n * steps),
+                                         arena_.take<float>(2 * n * steps)});
+      parts.push_back({&w, kernels_.matmul(layout), &*found, column, panels});
+      panels += w.panel_count();
+      if (w.panels.size() == 0) scratch_bytes = std::max(scratch_bytes, w.panel_bytes);
+    }
+    column += w.rows;
+  }
+  if (parts.empty()) return;
+
+  const std::vector<Tile> tiles = tiles_of(n);
+  auto* q = arena_.take<int8_t>(n * x.cols);
+  auto* scale = arena_.take<float>(n * steps);
+  auto* raw = arena_.take<int32_t>(2 * n * steps);
+  for_rows(n, 2 * x.cols, [&](int64_t r) {
+    const Tile& tile = *(std::upper_bound(tiles.begin(), tiles.end(), r,
+                                          [](int64_t row, const Tile& t) { return row < t.first; }) - 1);
+    const int64_t c = r - tile.first, width = tile.columns;
+    const int64_t base = tile.first * steps + c;  // this column's first step, in units of one step
+    kernels_.quantize(x.row(r), x.cols, q + tile.first * x.cols + c * kStep, width * kStep, scale + base, width,
+                      raw + 2 * base);
+    for (const Sums& s : sums) {
+      for (int64_t i = base; i < base + width * steps; i += width) {
+        const int32_t whole[2] = {raw[2 * i] + raw[2 * i + 1], 0};
+        const int32_t* sum = s.group == kStep ? whole : raw + 2 * i;
+        for (int h = 0; h < 2; ++h) {
+          s.init[2 * i + h] = -s.zero * sum[h];
+          if (s.has_min) s.sum[2 * i + h] = scale[i] * static_cast<float>(sum[h]);
+        }
+      }
+    }
+  });
+
+  std::byte* expanded = scratch_bytes > 0 ? arena_.take<std::byte>(pool_.threads() * ((scratch_bytes + 63) / 64 * 64))
+                                          : nullptr;
+  // Several chunks a thread, so that one that is interrupted does not hold up the others.
+  const int64_t grain = std::max<int64_t>(1, panels / (pool_.threads() * 8));
+  pool_.parallel_for(panels, grain, [&](int64_t begin, int64_t end, int thread) {
+    size_t index = 0;
+    for (int64_t p = begin; p < end; ++p) {
+      while (index + 1 < parts.size() && p >= parts[index + 1].first_panel) ++index;
+      const Part& part = parts[index];
+      const CpuMatrix& w = *part.weight;
+      const int64_t panel = p - part.first_panel, row = panel * kPanelRows;
+      const std::byte* data = w.panels.data() + panel * w.panel_bytes;
+      if (w.panels.size() == 0) {
+        std::byte* mine = expanded + thread * ((scratch_bytes + 63) / 64 * 64);
+        w.packing->pack(w.source.data(), w.rows, w.cols, row, reinterpret_cast<uint8_t*>(mine));
+        data = mine;
+      }
+      for (const Tile& tile : tiles) {
+        const int64_t base = tile.first * steps;
+        const ActivationTile activations = {q + tile.first * x.cols, scale + base, part.sums->init + 2 * base,
+                                            part.sums->sum + 2 * base};
+        part.kernels->tile[tile.kernel](reinterpret_cast<const uint8_t*>(data), w.cols, w.packing->table, activations,
+                                        out.row(tile.first) + part.column + row, out.stride,
+                                        static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
+      }
+    }
+  });
+}
+
+void CpuBackend::matmul_float(const Factor& factor, Tensor x, Tensor out) {
+  const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
+  const FloatMatmulKernels& kernels = *kernels_.matmul_float(w.type);
+  const std::vector<Tile> tiles = tiles_of(x.rows);
+  auto* columns = arena_.take<float>(x.rows * x.cols);  // per tile [feature][column]
+  for_rows(static_cast<int64_t>(tiles.size()), kTileColumns * x.cols, [&](int64_t t) {
+    const Tile& tile = tiles[static_cast<size_t>(t)];
+    for (int c = 0; c < tile.columns; ++c) {
+      const float* from = x.row(tile.first + c);
+      float* to = columns + tile.first * x.cols + c;
+      for (int64_t k = 0; k < x.cols; ++k) to[k * tile.columns] = from[k];
+    }
+  });
+  const int64_t grain = std::max<int64_t>(1, w.panel_count() / (pool_.threads() * 8));
+  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t row = p * kPanelRows;
+      for (const Tile& tile : tiles)
+        kernels.tile[tile.kernel](w.panels.data() + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
+                                  out.row(tile.first) + row, out.stride,
+                                  static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
+    }
+  });
+}
+
+}  // namespace pyllm::cpu

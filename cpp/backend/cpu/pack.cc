@@ -1,0 +1,124 @@
+#include "backend/cpu/pack.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/half.h"
+#include "quant/types.h"
+
+namespace pyllm::cpu {
+
+namespace {
+
+using quant::Scales;
+
+// The bit planes of one step (layout.h describes them) from codes as bytes: code[64 q + 4 row + j] in quad order.
+template <Layout L>
+void pack_codes(const uint8_t* code, uint8_t* step) {
+  constexpr int n = L.code_bits;
+  if constexpr (n == 8) {
+    std::memcpy(step, code, 512);
+    return;
+  }
+  constexpr int low = n >= 4 ? 4 : 0;  // bits that the first plane takes
+  if constexpr (n >= 4) {
+    for (int i = 0; i < 256; ++i) step[i] = static_cast<uint8_t>((code[i] & 15) | code[i + 256] << 4);
+    step += 256;
+  }
+  if constexpr (n == 2 || n == 3 || n == 6) {
+    for (int h = 0; h < 2; ++h, step += 64) {
+      const uint8_t* c = code + 256 * h;
+      for (int i = 0; i < 64; ++i)
+        step[i] = static_cast<uint8_t>((c[i] >> low & 3) | (c[i + 64] >> low & 3) << 2 |
+                                       (c[i + 128] >> low & 3) << 4 | (c[i + 192] >> low & 3) << 6);
+    }
+  }
+  if constexpr (n == 3 || n == 5) {
+    for (int i = 0; i < 64; ++i) {
+      int all = 0;
+      for (int q = 0; q < 8; ++q) all |= (code[64 * q + i] >> (n - 1) & 1) << q;
+      step[i] = static_cast<uint8_t>(all);
+    }
+  }
+}
+
+// Writes scale and min of one row where the kernels' reader expects them.
+template <typename Q, Layout L>
+void pack_scales(const typename Q::Block& block, int64_t index, int row, uint8_t* scales) {
+  constexpr int groups = Q::block / Q::group;
+  constexpr int parts = Q::has_min ? 2 : 1;
+  if constexpr (L.scales == Scales::Super) {
+    const quant::SuperScales s = Q::super(block);
+    uint8_t* p = scales + index * parts * (32 + groups * 16);
+    std::memcpy(p + 2 * row, &s.d, 2);
+    if (Q::has_min) std::memcpy(p + 32 + 2 * row, &s.dmin, 2);
+    p += parts * 32;
+    for (int g = 0; g < groups; ++g) {
+      p[g * parts * 16 + row] = static_cast<uint8_t>(s.scale[g]);
+      if (Q::has_min) p[(g * parts + 1) * 16 + row] = s.min[g];
+    }
+  } else {
+    constexpr int size = L.scales == Scales::Half ? 2 : 4;
+    for (int g = 0; g < groups; ++g) {
+      const quant::ScaleMin s = Q::scale_min(block, g);
+      uint8_t* p = scales + (index * groups + g) * parts * 16 * size + size * row;
+      for (int part = 0; part < parts; ++part, p += 16 * size) {
+        const float value = part == 0 ? s.scale : s.min;
+        const half as_half = to_half(value);
+        std::memcpy(p, size == 2 ? static_cast<const void*>(&as_half) : &value, size);
+      }
+    }
+  }
+}
+
+template <typename Q>
+void pack_panel(const std::byte* data, int64_t rows, int64_t columns, int64_t row, uint8_t* panel) {
+  constexpr Layout L = layout_of<Q>();
+  const int64_t blocks = columns / Q::block;
+  const int here = static_cast<int>(std::min<int64_t>(kPanelRows, rows - row));
+  const auto* source = reinterpret_cast<const typename Q::Block*>(data) + row * blocks;
+  uint8_t* step = panel + L.scale_bytes(columns);
+  std::memset(panel, 0, static_cast<size_t>(L.scale_bytes(columns)));
+  alignas(64) uint8_t quads[Q::block / kStep][512] = {};  // [step][quad][row][4]
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int r = 0; r < here; ++r) {
+      const typename Q::Block& block = source[r * blocks + b];
+      pack_scales<Q, L>(block, b, r, panel);
+      alignas(32) uint8_t code[Q::block];
+      for (int g = 0; g < Q::block / Q::group; ++g) Q::codes(block, g, code + g * Q::group);
+      for (int k = 0; k < Q::block; k += 4) std::memcpy(&quads[k / kStep][k % kStep * 16 + 4 * r], code + k, 4);
+    }
+    for (int s = 0; s < Q::block / kStep; ++s, step += L.step_bytes()) pack_codes<L>(quads[s], step);
+  }
+}
+
+template <typename Q>
+const PackedType* packed() {
+  const uint8_t* table = nullptr;
+  if constexpr (quant::has_table<Q>) table = Q::table;
+  // The lookup types spread 2 or 3 bits over 8: packed, they would multiply the memory.
+  constexpr int64_t file_bytes = int64_t{kPanelRows} * (256 / Q::block) * sizeof(typename Q::Block);
+  constexpr bool compact = layout_of<Q>().panel_bytes(256) <= file_bytes * 3 / 2;
+  static const PackedType type = {layout_of<Q>(), table, compact, pack_panel<Q>};
+  return &type;
+}
+
+}  // namespace
+
+const PackedType* packed_type(Type type) {
+  const PackedType* found = nullptr;
+  quant::visit(type, [&]<typename Q>() { found = packed<Q>(); });
+  return found;
+}
+
+void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row, std::byte* panel) {
+  const int64_t size = type_info(type).bytes;
+  const int64_t here = std::min<int64_t>(kPanelRows, rows - row);
+  std::memset(panel, 0, static_cast<size_t>(kPanelRows * columns * size));
+  for (int64_t r = 0; r < here; ++r) {
+    const std::byte* source = data + (row + r) * columns * size;
+    for (int64_t k = 0; k < columns; ++k) std::memcpy(panel + (k * kPanelRows + r) * size, source + k * size, size);
+  }
+}
+
+}  // namespace pyllm::cpu

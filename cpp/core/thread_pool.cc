@@ -1,0 +1,140 @@
+#include "core/thread_pool.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <sstream>
+#include <string>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+namespace pyllm {
+
+namespace {
+
+constexpr uint64_t kIndexMask = (1u << 24) - 1;
+constexpr int kSpins = 20000;  // about 50 us: longer than the gaps between the ops of a step
+
+inline void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// CPUs that the quota file of one cgroup allows, or a large number.
+double quota_of(const std::string& folder) {
+  std::ifstream v2(folder + "/cpu.max");
+  std::string quota;
+  double period = 0;
+  if (v2 >> quota >> period) return quota == "max" || period <= 0 ? 1e9 : std::stod(quota) / period;
+  double micros = 0;
+  std::ifstream v1_quota(folder + "/cpu.cfs_quota_us"), v1_period(folder + "/cpu.cfs_period_us");
+  if (v1_quota >> micros && v1_period >> period && micros > 0 && period > 0) return micros / period;
+  return 1e9;
+}
+
+// The tightest quota along this process's cgroup path (v2, or v1's cpu controller).
+double cgroup_cpus() {
+  double cpus = 1e9;
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    std::string root = "/sys/fs/cgroup";
+    if (!controllers.empty()) {
+      if (("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
+      root += "/" + controllers;
+    }
+    std::string path = line.substr(second + 1);
+    while (true) {
+      cpus = std::min(cpus, quota_of(root + path));
+      if (path.empty() || path == "/") break;
+      path.erase(path.rfind('/'));
+    }
+  }
+  return cpus;
+}
+
+}  // namespace
+
+int available_cpus() {
+  int cpus = static_cast<int>(std::thread::hardware_concurrency());
+#ifdef __linux__
+  cpu_set_t mask;
+  if (sched_getaffinity(0, sizeof mask, &mask) == 0) cpus = CPU_COUNT(&mask);
+  try {
+    const double quota = cgroup_cpus();
+    if (quota < cpus) cpus = static_cast<int>(quota + 0.999);
+  } catch (const std::exception&) {
+    // A quota we cannot read does not limit us.
+  }
+#endif
+  return std::max(cpus, 1);
+}
+
+ThreadPool::ThreadPool(int threads) {
+  if (threads <= 0) threads = available_cpus();
+  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stop_ = true;
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (std::thread& thread : workers_) thread.join();
+}
+
+void ThreadPool::run(Job job) {
+  int64_t chunks = (job.count + job.grain - 1) / job.grain;
+  if (chunks >= static_cast<int64_t>(kIndexMask) / 2) {
+    job.grain = job.count / (kIndexMask / 4);
+    chunks = (job.count + job.grain - 1) / job.grain;
+  }
+  job_ = job;
+  done_.store(0, std::memory_order_relaxed);
+  const uint64_t epoch = (ticket_.load(std::memory_order_relaxed) >> 48) + 1;
+  ticket_.store(epoch << 48 | static_cast<uint64_t>(chunks) << 24, std::memory_order_release);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  while (claim_and_run(0)) {
+  }
+  while (done_.load(std::memory_order_acquire) < chunks) relax();
+}
+
+// Claims one chunk and runs it; false when the current job has none left.
+bool ThreadPool::claim_and_run(int thread) {
+  const uint64_t seen = ticket_.load(std::memory_order_acquire);
+  if ((seen & kIndexMask) >= (seen >> 24 & kIndexMask)) return false;
+  const uint64_t ticket = ticket_.fetch_add(1, std::memory_order_acq_rel);
+  const int64_t index = static_cast<int64_t>(ticket & kIndexMask);
+  if (index >= static_cast<int64_t>(ticket >> 24 & kIndexMask)) return false;
+  const Job job = job_;  // valid: the job cannot end before this chunk is done
+  const int64_t begin = index * job.grain;
+  job.call(job.work, begin, std::min(begin + job.grain, job.count), thread);
+  done_.fetch_add(1, std::memory_order_release);
+  return true;
+}
+
+void ThreadPool::worker(int thread) {
+  uint32_t seen = 0;
+  while (!stop_.load(std::memory_order_relaxed)) {
+    while (claim_and_run(thread)) {
+    }
+    int spins = 0;
+    uint32_t now;
+    while ((now = epoch_.load(std::memory_order_acquire)) == seen) {
+      if (++spins < kSpins)
+        relax();
+      else
+        epoch_.wait(seen, std::memory_order_acquire);
+    }
+    seen = now;
+  }
+}
+
+}  // namespace pyllm

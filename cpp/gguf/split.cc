@@ -69,18 +69,20 @@ void check_parts(const std::vector<Part>& parts, const std::vector<std::string>&
   if (parts.empty()) fail("a model needs at least one part");
   const auto count = static_cast<int64_t>(parts.size());
   int64_t tensors = 0;
-  for (const Part& part : parts) tensors += static_cast<int64_t>(part.tensors.size());
   for (int64_t i = 0; i < count; ++i) {
     const Values& values = parts[i].values;
-    const std::string file = shown(paths[i]);
-    if (const int64_t found = part_count(values, file); found != count)
-      fail(file, ": split.count: expected ", count, ", found ", found);
-    if (count == 1) continue;
-    if (const int64_t found = integer_or(values, file, "split.no", -1); found != i)
-      fail(file, ": split.no: expected ", i, ", found ", found == -1 ? "none" : std::to_string(found));
-    if (const int64_t found = integer_or(values, file, "split.tensors.count", tensors); found != tensors)
-      fail(file, ": split.tensors.count: expected ", tensors, ", which all parts together hold, found ", found);
+    tensors += static_cast<int64_t>(parts[i].tensors.size());
+    if (const int64_t found = part_count(values, shown(paths[i])); found != count)
+      fail(shown(paths[i]), ": split.count: expected ", count, ", found ", found);
+    if (const int64_t found = integer_or(values, shown(paths[i]), "split.no", -1); count > 1 && found != i)
+      fail(shown(paths[i]), ": split.no: expected ", i, ", found ",
+           found == -1 ? "none" : std::to_string(found));
   }
+  for (int64_t i = 0; count > 1 && i < count; ++i)
+    if (const int64_t found = integer_or(parts[i].values, shown(paths[i]), "split.tensors.count", tensors);
+        found != tensors)
+      fail(shown(paths[i]), ": split.tensors.count: expected ", tensors,
+           ", which all parts together hold, found ", found);
 }
 
 }  // namespace pyllm::gguf

@@ -29,7 +29,8 @@ OUT = HERE / "architectures"
 sys.path.insert(0, str(HERE.parent / "oracle"))
 
 VOCAB = 260  # 256 bytes, two merged pairs, begin, end: no multiple of 16
-AGREEMENT = 3e-4  # llama.cpp against transformers, relative to the largest |logit|; 1e-6 where no GELU table rounds
+# llama.cpp against transformers, relative to the largest |logit|; 1e-6 where no GELU table rounds.
+AGREEMENT = 3e-4
 
 TENSORS = {
     "input_layernorm": "attn_norm",
@@ -145,9 +146,7 @@ CASES = {
         QWEN2,
         sizes(48, 4, 2, 80, tie_word_embeddings=True, rope_parameters=rope("default", 1e6)),
     ),
-    "qwen3": Case(
-        "qwen3", QWEN3, sizes(48, 4, 2, 80, head_dim=24, rope_parameters=rope("default", 1e6))
-    ),
+    "qwen3": Case("qwen3", QWEN3, sizes(48, 4, 2, 80, head_dim=24, rope_parameters=rope("default", 1e6))),
     # the ends of the ramp given in the file, and rotation by halves
     "qwen3-yarn": Case(
         "qwen3",
@@ -400,7 +399,11 @@ def make(name: str, case: Case) -> bool:
 
     seed = 1000 + list(CASES).index(name)
     config = case.build(
-        vocab_size=VOCAB, max_position_embeddings=256, pad_token_id=None, attn_implementation="eager", **case.config
+        vocab_size=VOCAB,
+        max_position_embeddings=256,
+        pad_token_id=None,
+        attn_implementation="eager",
+        **case.config,
     )
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     randomize(model, case.architecture == "gemma3", seed)
@@ -413,7 +416,10 @@ def make(name: str, case: Case) -> bool:
     path = OUT / f"{name}.gguf"
     write(path, name, case, model)
     np.savez_compressed(
-        path.with_suffix(".npz"), tokens=tokens.astype(np.int32), logits=logits, logits_f16_cache=logits_f16_cache
+        path.with_suffix(".npz"),
+        tokens=tokens.astype(np.int32),
+        logits=logits,
+        logits_f16_cache=logits_f16_cache,
     )
     betas = tuple(case.extra.get(f"rope.scaling.yarn_beta_{end}", 0.0) for end in ("fast", "slow"))
     engine = LlamaCpp(path, context=256, float_cache=True, yarn_betas=betas if all(betas) else None)

@@ -2,9 +2,9 @@
 
 python tests/oracle/compare_llama_cpp.py MODEL.gguf [MODEL.gguf ...] [--tokens 48] [--json OUT]
 
-Both engines compute the prompt followed by llama.cpp's greedy continuation (the same tokens for both), and every
-position's logits are compared. Then each continues the prompt greedily by itself; where they part, the distance
-between llama.cpp's two best logits tells a near tie from a mistake.
+Both engines compute the prompt followed by llama.cpp's greedy continuation (the same tokens for both), and
+every position's logits are compared. Then each continues the prompt greedily by itself; where they part, the
+distance between llama.cpp's two best logits tells a near tie from a mistake.
 Needs llama-cpp-python.
 """
 
@@ -38,7 +38,7 @@ PROMPTS = (
     "<html>\n<head>\n<title>",
     "To be, or not to be, that is",
     "My favourite season is autumn because",
-    "{\"name\": \"Ada\", \"born\": 1815, \"known_for\":",
+    '{"name": "Ada", "born": 1815, "known_for":',
 )
 
 
@@ -50,13 +50,16 @@ def compare(path: Path, tokens: int, threads: int) -> dict[str, object]:
     for text in PROMPTS:
         prompt = theirs.tokenize(text)
         continuation = theirs.greedy(prompt, tokens)
-        line = prompt + continuation[:-1]
+        line = prompt + continuation
         a, b = theirs.logits(line), ours.logits(line)
         kl = kl_divergence(a, b)
         same = a.argmax(axis=1) == b.argmax(axis=1)
         gap = top_two_gap(a)
         own = ours.greedy(prompt, tokens)
-        parted = next((i for i, (x, y) in enumerate(zip(continuation, own, strict=True)) if x != y), None)
+        parted = None
+        if own != continuation:
+            pairs = enumerate(zip(continuation, own, strict=False))
+            parted = next((i for i, (x, y) in pairs if x != y), min(len(own), len(continuation)))
         prompts.append(
             {
                 "prompt": text,
@@ -66,7 +69,8 @@ def compare(path: Path, tokens: int, threads: int) -> dict[str, object]:
                 "max_difference": float(np.abs(a - b).max()),
                 "top1_agreed": int(same.sum()),
                 "largest_gap_missed": float(gap[~same].max()) if not same.all() else 0.0,
-                "greedy_equal": tokens if parted is None else parted,
+                "greedy_tokens": len(continuation),
+                "greedy_equal": len(continuation) if parted is None else parted,
                 "gap_where_parted": None if parted is None else float(gap[len(prompt) - 1 + parted]),
             }
         )
@@ -80,7 +84,8 @@ def compare(path: Path, tokens: int, threads: int) -> dict[str, object]:
         "top1_agreement": sum(p["top1_agreed"] for p in prompts) / positions,
         "largest_gap_missed": max(p["largest_gap_missed"] for p in prompts),
         "greedy_identical": sum(p["gap_where_parted"] is None for p in prompts),
-        "greedy_tokens_before_parting": sum(p["greedy_equal"] for p in prompts) / (len(prompts) * tokens),
+        "greedy_tokens_before_parting": sum(p["greedy_equal"] for p in prompts)
+        / sum(p["greedy_tokens"] for p in prompts),
     }
 
 
@@ -88,7 +93,7 @@ def show(report: dict[str, object]) -> None:
     """Prints one model's report."""
     print(report["model"])
     for p in report["prompts"]:
-        greedy = "greedy equal"
+        greedy = f"greedy equal ({p['greedy_tokens']})"
         if p["gap_where_parted"] is not None:
             greedy = f"greedy parts at {p['greedy_equal']}, llama.cpp's gap there {p['gap_where_parted']:.3f}"
         print(
@@ -97,7 +102,7 @@ def show(report: dict[str, object]) -> None:
         )
     print(
         f"  all: {report['positions']} positions, KL mean {report['kl_mean']:.2e} max {report['kl_max']:.2e}, "
-        f"top-1 {100 * report['top1_agreement']:.2f} % (largest gap missed {report['largest_gap_missed']:.3f}), "
+        f"top-1 {100 * report['top1_agreement']:.2f} %, largest gap missed {report['largest_gap_missed']:.3f}, "
         f"{report['greedy_identical']} of {len(report['prompts'])} continuations identical"
     )
 

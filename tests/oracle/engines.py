@@ -30,7 +30,7 @@ class LlamaCpp:
 
     `float_cache` stores keys and values as float32 without fused attention (for exact comparisons of float32
     models); otherwise llama.cpp's own defaults hold: a float16 cache, and fused attention where it chooses so.
-    `yarn_betas` (fast, slow) must be given where a file has its own, for llama.cpp reads them from few architectures.
+    `yarn_betas` (fast, slow) must be given where a file has its own: llama.cpp reads them in few cases.
     """
 
     name = "llama.cpp"
@@ -119,15 +119,24 @@ class LlamaCpp:
         return out
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
-        """The `count` tokens that greedy decoding appends, one token a step; end tokens do not stop it."""
+        """What greedy decoding appends: at most `count` tokens, without the one that ends it."""
         self.clear()
         self.decode([(token, i, 0, i + 1 == len(tokens)) for i, token in enumerate(tokens)])
         chosen: list[int] = []
         while True:
-            chosen.append(int(self.rows(1)[0].argmax()))
+            best = int(self.rows(1)[0].argmax())
+            if self._lib.llama_vocab_is_eog(self._vocab, best):
+                return chosen
+            chosen.append(best)
             if len(chosen) == count:
                 return chosen
-            self.decode([(chosen[-1], len(tokens) + len(chosen) - 1, 0, True)])
+            self.decode([(best, len(tokens) + len(chosen) - 1, 0, True)])
+
+    def close(self) -> None:
+        """Frees the context and the model."""
+        self._lib.llama_batch_free(self._batch)
+        self._lib.llama_free(self._context)
+        self._lib.llama_model_free(self._model)
 
 
 class Pyllm:
@@ -135,18 +144,18 @@ class Pyllm:
 
     name = "pyllm"
 
-    def __init__(self, path: Path | str, *, context: int = 2048, threads: int = 2) -> None:
+    def __init__(self, path: Path | str, *, context: int = 2048, threads: int = 2, isa: str = "") -> None:
         from pyllm import LLM
 
-        self._llm = LLM(str(path), threads=threads)
+        self._llm = LLM(path, context=context, threads=threads, isa=isa)
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits after each of `tokens`: float32 [token, vocabulary]."""
         return np.asarray(self._llm.logits(list(tokens)))
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
-        """The `count` tokens that greedy decoding appends; end tokens do not stop it."""
+        """What greedy decoding appends: at most `count` tokens, without the one that ends it."""
         from pyllm import SamplingParams
 
-        params = SamplingParams(max_tokens=count, temperature=0.0, ignore_eos=True)
+        params = SamplingParams(max_tokens=count, temperature=0.0)
         return list(self._llm.generate([list(tokens)], params)[0].token_ids)

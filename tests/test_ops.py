@@ -120,7 +120,14 @@ def test_bad_activations_reach_the_result() -> None:
 
 
 def attention_twin(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int, kv_heads: int, scale: float, window: int, cap: float
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    window: int,
+    cap: float,
 ) -> np.ndarray:
     """Plain causal attention in float64 over keys and values rounded to half."""
     n, dim = q.shape[0], q.shape[1] // heads

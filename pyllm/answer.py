@@ -1,0 +1,102 @@
+"""From an engine's events to text: one sequence's tokens, detokenized, watched for stop strings, timed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
+from pyllm.stop import StopMatcher
+
+if TYPE_CHECKING:
+    from pyllm import _core
+    from pyllm.sampling import SamplingParams
+    from pyllm.tokenizer import Tokenizer
+
+
+class Answer:
+    """One sequence as it grows. `started`: when it was asked for, in time.perf_counter() seconds."""
+
+    def __init__(
+        self,
+        params: SamplingParams,
+        tokenizer: Tokenizer,
+        index: int,
+        prompt_tokens: int,
+        started: float,
+        load_s: float,
+    ) -> None:
+        self._params = params
+        self._detokenizer = tokenizer.detokenizer()
+        self._stop = StopMatcher(params.stop)
+        self._index = index
+        self._prompt_tokens = prompt_tokens
+        self._started = started
+        self._load_s = load_s
+        self._cached_tokens = 0
+        self._tokens: list[int] = []
+        self._logprobs: list[Logprob] = []
+        self._text: list[str] = []
+        self._shown = 0  # tokens that a piece has carried
+        self._first = self._last = 0.0
+        self.completion: Completion | None = None  # once it has ended
+
+    def add(self, event: _core.Event, now: float) -> Piece | None:
+        """Takes the sequence's next event; the piece it gives, if any."""
+        self._cached_tokens = event.cached_tokens
+        text, reason, detail = "", event.finish_reason, event.detail
+        if event.token >= 0:
+            self._first = self._first or now
+            self._last = now
+            # The token that ends the answer is no part of it.
+            if reason != "stop":
+                text = self._take(event)
+        if self._stop.matched is not None:
+            reason, detail = "stop", self._stop.matched
+        elif reason:
+            text += self._pass(self._detokenizer.flush()) + self._stop.flush()
+            if self._stop.matched is not None:
+                reason, detail = "stop", self._stop.matched
+        if text:
+            self._text.append(text)
+        if reason:
+            self.completion = self._complete(reason, detail)
+        if not text and not reason:
+            return None
+        shown, self._shown = self._shown, len(self._tokens)
+        return Piece(
+            text,
+            tuple(self._tokens[shown:]),
+            tuple(self._logprobs[shown:]) if self._params.logprobs else None,
+            self._index,
+            self.completion,
+        )
+
+    def _take(self, event: _core.Event) -> str:
+        self._tokens.append(event.token)
+        if self._params.logprobs:
+            self._logprobs.append(Logprob(event.token, event.logprob, tuple(event.top_logprobs)))
+        return self._pass(self._detokenizer.push(event.token))
+
+    def _pass(self, text: str) -> str:
+        return text if len(self._tokens) <= self._params.min_tokens else self._stop.push(text)
+
+    def _complete(self, reason: str, detail: str) -> Completion:
+        tokens = len(self._tokens)
+        decode_s = self._last - self._first
+        first_s = self._first - self._started if self._first else 0.0
+        computed = self._prompt_tokens - self._cached_tokens
+        return Completion(
+            text="".join(self._text),
+            token_ids=tuple(self._tokens),
+            finish_reason=reason,
+            usage=Usage(self._prompt_tokens, tokens, self._cached_tokens),
+            timings=Timings(
+                load_s=self._load_s,
+                first_token_s=first_s,
+                prompt_tokens_per_second=computed / first_s if first_s > 0 else 0.0,
+                decode_tokens_per_second=(tokens - 1) / decode_s if decode_s > 0 and tokens > 1 else 0.0,
+            ),
+            logprobs=tuple(self._logprobs) if self._params.logprobs else None,
+            index=self._index,
+            finish_detail=detail,
+        )

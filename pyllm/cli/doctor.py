@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pyllm.cli.options import JsonFlag
+from pyllm.cli.output import fields, show_json
+
+LIBRARIES = ("numpy", "tokenizers", "jinja2", "typer", "rich", "platformdirs", "huggingface_hub")
+
+
+def doctor(as_json: JsonFlag = False) -> None:
+    """Tell what this machine offers and what pyllm makes of it. Exit code 1 when something is wrong.
+
+    --json: {"versions", "cpu": {"name", "cores", "affinity", "quota", "threads"},
+    "isa": {"available", "used", "forced"}, "memory": {"available", "limit"},
+    "cuda": {"present", "used", "why", "devices"},
+    "home": {"path", "writable", "free", "models", "total"}, "problems": [...]}; bytes, and quota in cores.
+
+    Example: pyllm doctor
+    """
+    problems: list[str] = []
+    about = {
+        "versions": _versions(),
+        "cpu": _cpu(),
+        "isa": _isa(problems),
+        "memory": _memory(),
+        "cuda": _cuda(),
+        "home": _home(problems),
+        "problems": problems,
+    }
+    if as_json:
+        show_json(about)
+    else:
+        _print(about)
+    if problems:
+        raise typer.Exit(1)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from pyllm import __version__
+
+    found = {"pyllm": __version__, "python": platform.python_version(), "system": platform.platform()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def _cpu() -> dict[str, Any]:
+    from pyllm import _core
+
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "name": cpu_name(),
+        "cores": os.cpu_count(),
+        "affinity": affinity,
+        "quota": _cpu_quota(),
+        "threads": _core.cpu_threads(),
+    }
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    import platform
+
+    for line in _read("/proc/cpuinfo").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cpu_quota() -> float | None:
+    """Cores that the control group grants, or None: no limit."""
+    quota, _, period = _read("/sys/fs/cgroup/cpu.max").strip().partition(" ")
+    if not quota:
+        quota = _read("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").strip()
+        period = _read("/sys/fs/cgroup/cpu/cpu.cfs_period_us").strip()
+    if quota.isdigit() and period.isdigit() and int(period):
+        return int(quota) / int(period)
+    return None
+
+
+def _isa(problems: list[str]) -> dict[str, Any]:
+    from pyllm import PyllmError, _core
+
+    try:
+        used = _core.active_isa()
+    except PyllmError as error:  # PYLLM_ISA names one that is not here
+        problems.append(str(error))
+        used = None
+    return {"available": _core.isas(), "used": used, "forced": os.environ.get("PYLLM_ISA") or None}
+
+
+def _memory() -> dict[str, Any]:
+    from pyllm import _core
+
+    limit = (
+        _read("/sys/fs/cgroup/memory.max").strip()
+        or _read("/sys/fs/cgroup/memory/memory.limit_in_bytes").strip()
+    )
+    return {
+        "available": _core.available_memory(),
+        "limit": int(limit) if limit.isdigit() and int(limit) < 1 << 60 else None,
+    }
+
+
+def _cuda() -> dict[str, Any]:
+    """What the driver reports. This version has no CUDA kernels, so nothing of it is used."""
+    import ctypes
+
+    unused = "pyllm has no CUDA backend in this version"
+    missing = {"present": False, "used": False, "devices": []}
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return {**missing, "why": f"no NVIDIA driver found; {unused}"}
+    count = ctypes.c_int()
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status or not count.value:
+        reason = f"error {status}" if status else "no device"
+        return {**missing, "why": f"the NVIDIA driver reports {reason}; {unused}"}
+    devices = []
+    for index in range(count.value):
+        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+        if not driver.cuDeviceGet(ctypes.byref(device), index) and not driver.cuDeviceGetName(
+            name, 256, device
+        ):
+            devices.append(name.value.decode("utf-8", "replace"))
+    return {"present": True, "used": False, "devices": devices, "why": unused}
+
+
+def _home(problems: list[str]) -> dict[str, Any]:
+    from pyllm.errors import PyllmError
+    from pyllm.models import folder_bytes, home, known_models
+
+    folder = home()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    if not writable:
+        problems.append(f"{folder}: cannot be written; PYLLM_HOME can name another folder")
+    try:
+        models = {m.name: folder_bytes(m.folder) for m in known_models().values() if m.folder.exists()}
+    except (PyllmError, OSError) as error:
+        problems.append(str(error))
+        models = {}
+    return {
+        "path": str(folder),
+        "writable": writable,
+        "free": shutil.disk_usage(existing).free,
+        "models": models,
+        "total": folder_bytes(folder),
+    }
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _print(about: dict[str, Any]) -> None:
+    from pyllm.progress import megabytes
+
+    cpu, isa, memory, cuda, home = (about[key] for key in ("cpu", "isa", "memory", "cuda", "home"))
+    quota = f", {cpu['quota']:g} granted by the control group" if cpu["quota"] else ""
+    limit = f" (limit of the control group: {megabytes(memory['limit'])})" if memory["limit"] else ""
+    forced = " (forced by PYLLM_ISA)" if isa["forced"] else ""
+    devices = ", ".join(cuda["devices"])
+    rows: list[tuple[str, object]] = [
+        ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
+        ("cpu", f"{cpu['name']}: {cpu['cores']} logical cores, {cpu['affinity']} allowed{quota}"),
+        ("threads", cpu["threads"]),
+        ("instruction sets", f"{', '.join(isa['available'])}; used: {isa['used']}{forced}"),
+        ("memory", f"{megabytes(memory['available'])} available{limit}"),
+        ("cuda", f"{'present: ' + devices if cuda['present'] else 'not present'}: {cuda['why']}"),
+        ("home", f"{home['path']}: {megabytes(home['total'])} used, {megabytes(home['free'])} free"),
+    ]
+    rows += [("", f"{name}: {megabytes(size)}") for name, size in home["models"].items()]
+    rows += [("problem", problem) for problem in about["problems"]] or [("problems", "none found")]
+    fields(rows)

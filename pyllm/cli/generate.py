@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import sys
+from contextlib import closing
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pyllm.cli.options import EngineOptions, JsonFlag, OptionalModel, SamplingOptions, find_model, with_options
+from pyllm.cli.output import Answer, UsageError, note, read_text, show_json
+
+if TYPE_CHECKING:
+    from pyllm.completion import Completion
+
+
+@with_options
+def generate(
+    engine: EngineOptions,
+    sampling: SamplingOptions,
+    model: OptionalModel = None,
+    prompt: Annotated[
+        str | None, typer.Option("-p", "--prompt", help="The text to continue; - or absent: standard input.")
+    ] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the text into the model's chat template.")] = False,
+    system: Annotated[str | None, typer.Option(help="A system message; implies --chat.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Continue a text. The continuation goes to standard output as it comes, statistics to standard error.
+
+    With -p, standard input is not read. Without it, all of standard input is the prompt, less one line feed at
+    its end.
+
+    --json: {"text", "token_ids", "finish_reason": "stop" | "length", "usage": {"prompt_tokens",
+    "completion_tokens", "cached_tokens"}, "timings": {"load_s", "first_token_s", "prompt_tokens_per_second",
+    "decode_tokens_per_second"}}
+
+    \b
+    Example: pyllm generate -p "Once upon a time" --max-tokens 64
+             pyllm generate smollm2-135m --chat < question.txt
+    """
+    text = _prompt(model, prompt)
+    path = find_model(model)
+    params = sampling.params(model)
+    with engine.open(path) as llm:
+        if chat or system is not None:
+            messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
+            stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)
+        else:
+            stream = llm.stream(text, params)
+        answer = Answer()
+        with closing(stream):
+            try:
+                for piece in stream:
+                    if not as_json:
+                        answer.write(piece)
+                    if piece.completion is not None:
+                        completion = piece.completion
+            finally:
+                answer.end()
+    if as_json:
+        show_json(
+            {
+                "text": completion.text,
+                "token_ids": list(completion.token_ids),
+                "finish_reason": completion.finish_reason,
+                "usage": asdict(completion.usage),
+                "timings": asdict(completion.timings),
+            }
+        )
+    else:
+        note(statistics(completion))
+
+
+def statistics(completion: Completion) -> str:
+    """One line: tokens, rates, why it ended."""
+    usage, timings = completion.usage, completion.timings
+    cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
+    return (
+        f"prompt {usage.prompt_tokens} tokens{cached}, {timings.prompt_tokens_per_second:.1f}/s; "
+        f"answer {usage.completion_tokens} tokens, {timings.decode_tokens_per_second:.1f}/s; "
+        f"load {timings.load_s:.2f} s, first token {timings.first_token_s:.2f} s; "
+        f"finish reason: {completion.finish_reason}"
+    )
+
+
+def _prompt(model: str | None, prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return read_text(prompt)
+    if prompt is None and sys.stdin.isatty():
+        hint = f" ({model!r} was taken for the model)" if model and " " in model else ""
+        raise UsageError(f"no prompt: give -p TEXT, or pipe a text into standard input{hint}")
+    return read_text("-").removesuffix("\n")

@@ -1,0 +1,373 @@
+"""LLM: one model, ready to answer. It owns the engine and the thread that steps it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from pyllm.answer import Answer
+from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
+from pyllm.engine_thread import EngineThread, Mailbox
+from pyllm.errors import PyllmError
+from pyllm.sampling import SamplingParams
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from pyllm import _core
+    from pyllm.template import ChatTemplate
+    from pyllm.tokenizer import Tokenizer
+
+__all__ = ["LLM", "Completion", "Logprob", "Piece", "SamplingParams", "Timings", "Usage"]
+
+Prompt: TypeAlias = "str | Sequence[int]"
+Message: TypeAlias = "Mapping[str, Any]"
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A prompt made ready for the engine."""
+
+    tokens: list[int]
+    params: SamplingParams
+    core: _core.SamplingParams
+
+
+class LLM:
+    """A model loaded for generation.
+
+    model: a catalogue name (pulled at first use), the path of a .gguf file, or None for the default model.
+    threads: CPU threads, 0 for as many as the process may use. isa: instruction set to force, "" for the best.
+    context: tokens that one sequence may have, 0 for what the model was made for.
+    kv_bytes: memory for keys and values, 0 to decide by what is free.
+    max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
+    prefix_cache: reuse the keys and values of prompts that begin alike.
+
+    Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
+    as a context manager; one that is dropped closes itself. Errors are PyllmError.
+    Attributes: tokenizer, template, config (architecture and sizes), context (tokens), load_s (seconds).
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        threads: int = 0,
+        context: int = 0,
+        kv_bytes: int = 0,
+        max_batch_tokens: int = 512,
+        max_sequences: int = 0,
+        isa: str = "",
+        prefix_cache: bool = True,
+    ) -> None:
+        from pyllm import _core
+        from pyllm.models import resolve
+
+        path = resolve(model)
+        started = time.perf_counter()
+        file = _core.GgufFile(path)
+        # The vocabulary and the weights, side by side.
+        vocabulary = _Background(lambda: _tokenizer(file))
+        weights = _core.Model(file, threads=threads, isa=isa)
+        tokenizer = vocabulary.result()
+        engine = _core.Engine(
+            weights,
+            eos=sorted(tokenizer.stop_ids),
+            context=context,
+            kv_bytes=kv_bytes,
+            max_batch_tokens=max_batch_tokens,
+            max_sequences=max_sequences,
+            prefix_cache=prefix_cache,
+        )
+        self._own(engine, tokenizer, file, weights.config, time.perf_counter() - started)
+
+    def _own(
+        self,
+        engine: _core.Engine,
+        tokenizer: Tokenizer,
+        file: _core.GgufFile,
+        config: _core.ModelConfig,
+        load_s: float,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.config = config
+        self.load_s = load_s  # seconds from the file to ready
+        self._file = file
+        self._template: ChatTemplate | None = None
+        self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
+        self._engine = engine
+        self._thread = EngineThread(engine)
+        # Unlike __del__, this also ends the thread before the interpreter goes away under it.
+        self._closer = weakref.finalize(self, self._thread.close)
+
+    # -- answers -----------------------------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[Completion]:
+        """Continues each prompt, all in one continuous batch.
+
+        prompts: a text, a sequence of token ids, or a list of either. Text gets the model's beginning-of-text
+        token where it wants one, and never becomes control tokens.
+        params: for all prompts, or one for each.
+        Returns params.n completions per prompt, in the order of the prompts.
+
+        PyllmError when one of the prompts fails; it says which, and the others are cancelled.
+        """
+        many = _prompts(prompts)
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(many)
+        if len(params) != len(many):
+            raise PyllmError(f"params: expected one, or {len(many)} for {len(many)} prompts, got {len(params)}")
+        jobs = []
+        for i, (prompt, p) in enumerate(zip(many, params, strict=True)):
+            with _naming(i, len(many)):
+                jobs.append(self._job(self._encode(prompt), p))
+        answers = {(n, p.answer): p.completion for n, p in self._run(jobs) if p.completion is not None}
+        return [answers[key] for key in sorted(answers)]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
+        """Continues `prompt` piece by piece as they come; a Piece is a str that knows its tokens.
+
+        With params.n > 1 the pieces of all answers come interleaved (Piece.answer). Leaving the loop, or
+        closing the iterator, cancels the request.
+        """
+        return self._pieces(self._job(self._encode(prompt), params or SamplingParams()))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_arguments: Any,
+    ) -> Completion:
+        """The model's answer to a conversation: [{"role": "user", "content": "Hi"}, ...].
+
+        tools, and arguments such as enable_thinking, go to the model's chat template. Without params the answer
+        may be as long as the context lasts. With params.n > 1: the first answer; use chat_all for all of them.
+        """
+        return self.chat_all(messages, params, tools=tools, **template_arguments)[0]
+
+    def chat_all(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_arguments: Any,
+    ) -> list[Completion]:
+        """As chat(), all params.n answers."""
+        tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
+        return self.generate([tokens], params or _CHAT)
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_arguments: Any,
+    ) -> Iterator[Piece]:
+        """As chat(), piece by piece."""
+        tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
+        return self.stream(tokens, params or _CHAT)
+
+    def chat_tokens(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_arguments: Any,
+    ) -> list[int]:
+        """The prompt that chat() gives the model. Only the template's own text becomes control tokens."""
+        return self.template.encode(self.tokenizer, messages, tools=tools, **template_arguments)
+
+    def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits after each of `tokens`: [token, vocab]. Nothing is sampled and no other request disturbed."""
+        import numpy as np
+
+        from pyllm import _core
+
+        box: Mailbox = queue.SimpleQueue()
+        rows = []
+        request = self._thread.submit(list(tokens), _core.SamplingParams(), box, want_logits=True)
+        try:
+            while True:
+                _, event = _receive(box)
+                if event.finish_reason == "error":
+                    raise PyllmError(event.detail)
+                if event.logits is not None:
+                    rows.append(event.logits)
+                if event.finish_reason:
+                    return np.concatenate(rows)
+        finally:
+            self._thread.cancel(request)
+
+    # -- the model ---------------------------------------------------------------------------------------------
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The model's chat template; a plain one where the file has none."""
+        if self._template is None:
+            from pyllm.template import ChatTemplate
+
+            self._template = ChatTemplate.from_gguf(self._file)
+        return self._template
+
+    @property
+    def context(self) -> int:
+        """Tokens that one sequence may have."""
+        return self._engine.context
+
+    def stats(self) -> dict[str, int]:
+        """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
+        return self._engine.stats()
+
+    def close(self) -> None:
+        """Ends the engine. What still runs fails with a PyllmError; so does every later request."""
+        self._closer()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if not prompt:
+            raise PyllmError("the prompt is empty: expected at least one character")
+        return self.tokenizer.encode(prompt)
+
+    def _job(self, tokens: list[int], params: SamplingParams) -> _Job:
+        if not tokens:
+            raise PyllmError("the prompt is empty: expected at least one token")
+        core = params.to_core(self._breaker_tokens)
+        core.validate(self._engine.vocab)
+        return _Job(tokens, params, core)
+
+    def _pieces(self, job: _Job) -> Iterator[Piece]:
+        for _, piece in self._run([job]):
+            yield piece
+
+    def _run(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, Piece]]:
+        """All jobs as one batch: (which job, piece) as they come. Ending it early cancels what still runs."""
+        started = time.perf_counter()
+        box: Mailbox = queue.SimpleQueue()
+        numbers: dict[int, int] = {}
+        open_answers: dict[tuple[int, int], Answer] = {}
+        try:
+            for number, job in enumerate(jobs):
+                with _naming(number, len(jobs)):
+                    numbers[self._thread.submit(job.tokens, job.core, box)] = number
+                for index in range(job.params.n):
+                    open_answers[number, index] = Answer(
+                        job.params, self.tokenizer, index, len(job.tokens), started, self.load_s
+                    )
+            while open_answers:
+                now, event = _receive(box)
+                number = numbers[event.id]
+                answer = open_answers.get((number, event.index))
+                if answer is None:
+                    continue  # of an answer that a stop string has ended
+                if event.finish_reason == "error":
+                    with _naming(number, len(jobs)):
+                        raise PyllmError(event.detail)
+                piece = answer.add(event, now)
+                if answer.completion is not None:
+                    del open_answers[number, event.index]
+                    if not event.finish_reason and not any(other == number for other, _ in open_answers):
+                        self._thread.cancel(event.id)
+                if piece is not None:
+                    yield number, piece
+        finally:
+            for request in numbers:
+                self._thread.cancel(request)
+
+    def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
+        """Tokens whose text holds a breaker, and breakers that take several tokens."""
+        if breakers not in self._breakers:
+            tokenizer = self.tokenizer
+            pieces = [tokenizer.piece(token) for token in range(tokenizer.vocab_size)]
+            found = [[i] for i, piece in enumerate(pieces) if any(breaker in piece for breaker in breakers)]
+            whole = [tokenizer.encode(breaker, add_bos=False) for breaker in breakers]
+            self._breakers[breakers] = found + [tokens for tokens in whole if len(tokens) > 1]
+        return self._breakers[breakers]
+
+
+_CHAT = SamplingParams(max_tokens=None)
+
+
+class _Background(Generic[_T]):
+    """A value computed on a thread of its own."""
+
+    def __init__(self, compute: Callable[[], _T]) -> None:
+        self._compute = compute
+        self._thread = threading.Thread(target=self._run, name="pyllm-load")
+        self._error: BaseException | None = None
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._value = self._compute()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> _T:
+        """Waits for it; raises what computing it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+def _tokenizer(file: _core.GgufFile) -> Tokenizer:
+    from pyllm.tokenizer import Tokenizer
+
+    return Tokenizer.from_gguf(file)
+
+
+def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    if isinstance(prompts, str):
+        return [prompts]
+    many = list(prompts)
+    return [many] if many and all(isinstance(p, Integral) for p in many) else many
+
+
+def _receive(box: Mailbox) -> tuple[float, _core.Event]:
+    item = box.get()
+    if isinstance(item, PyllmError):
+        raise PyllmError(str(item)) from item.__cause__
+    return item
+
+
+@contextmanager
+def _naming(number: int, count: int) -> Iterator[None]:
+    """Errors say which of several prompts they are about, counting from 0 as the list does."""
+    try:
+        yield
+    except PyllmError as error:
+        if count == 1:
+            raise
+        raise PyllmError(f"prompts[{number}]: {error}") from error.__cause__

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -126,3 +126,91 @@ class Engine:
         """Wakes step(); from any thread."""
 
     def stats(self) -> dict[str, float]: ...
+
+# -- bind_engine.cc ---------------------------------------------------------------------------------------------------
+
+class Model:
+    def __init__(self, file: GgufFile, threads: int = 0, isa: str = "") -> None: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def kv_block_bytes(self) -> int: ...
+
+class Event:
+    @property
+    def id(self) -> int: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def token(self) -> int | None: ...
+    @property
+    def logprob(self) -> float: ...
+    @property
+    def top_logprobs(self) -> list[tuple[int, float]]: ...
+    @property
+    def finish_reason(self) -> Literal["stop", "length", "cancelled", "error"] | None: ...
+    @property
+    def detail(self) -> str: ...
+    @property
+    def error(self) -> str | None: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+    @property
+    def logits(self) -> npt.NDArray[np.float32] | None: ...
+
+class Engine:
+    def __init__(
+        self,
+        model: Model,
+        kv_bytes: int = 0,
+        context: int = 0,
+        max_batch_tokens: int = 512,
+        max_sequences: int = 0,
+        prefix_cache: bool = True,
+        eos: Sequence[int] | None = None,
+    ) -> None: ...
+    def submit(
+        self,
+        id: int,
+        tokens: Sequence[int] | npt.NDArray[np.integer],
+        params: SamplingParams,
+        priority: int = 0,
+        cache_salt: str = "",
+        want_logits: bool = False,
+    ) -> None: ...
+    def cancel(self, id: int) -> None: ...
+    def step(self, timeout_s: float | None = None) -> list[Event]: ...
+    def wake(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def kv_blocks(self) -> int: ...
+
+def available_memory(root: str = "") -> int: ...
+
+# -- bind_ops.cc ------------------------------------------------------------------------------------------------------
+
+def isas(built: bool = False) -> list[str]:
+    """Instruction sets that can be used here, the best first; with `built`, all that this build has kernels for."""
+
+def active_isa(isa: str = "") -> str:
+    """The one that is used: `isa`, else PYLLM_ISA, else the best. PyllmError when it can not be used here."""
+
+def cpu_threads() -> int:
+    """Processors that this process may use, by affinity and control group."""
+
+def measure_ceilings(threads: int = 0, isa: str = "") -> dict[str, float]:
+    """What the machine can do: {"read_gbps", "int8_tops"}. Takes about a second."""
+
+ops: Any  # single operations of the backend, for tests

@@ -43,13 +43,13 @@ class Answer:
     def add(self, event: _core.Event, now: float) -> Piece | None:
         """Takes the sequence's next event; the piece it gives, if any."""
         self._cached_tokens = event.cached_tokens
-        text, reason, detail = "", event.finish_reason, event.detail
-        if event.token >= 0:
+        text, reason, detail = "", event.finish_reason or "", event.detail
+        if event.token is not None:
             self._first = self._first or now
             self._last = now
             # The token that ends the answer is no part of it.
             if reason != "stop":
-                text = self._take(event)
+                text = self._take(event.token, event)
         if self._stop.matched is not None:
             reason, detail = "stop", self._stop.matched
         elif reason:
@@ -71,11 +71,11 @@ class Answer:
             self.completion,
         )
 
-    def _take(self, event: _core.Event) -> str:
-        self._tokens.append(event.token)
+    def _take(self, token: int, event: _core.Event) -> str:
+        self._tokens.append(token)
         if self._params.logprobs:
-            self._logprobs.append(Logprob(event.token, event.logprob, tuple(event.top_logprobs)))
-        return self._pass(self._detokenizer.push(event.token))
+            self._logprobs.append(Logprob(token, event.logprob, tuple(event.top_logprobs)))
+        return self._pass(self._detokenizer.push(token))
 
     def _pass(self, text: str) -> str:
         return text if len(self._tokens) <= self._params.min_tokens else self._stop.push(text)

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
 
-__all__ = ["LLM", "Completion", "Logprob", "Piece", "SamplingParams", "Timings", "Usage"]
+__all__ = ["LLM", "Completion", "Config", "Logprob", "Piece", "SamplingParams", "Timings", "Usage"]
 
 Prompt: TypeAlias = "str | Sequence[int]"
 Message: TypeAlias = "Mapping[str, Any]"
@@ -46,6 +46,18 @@ class _Job:
     core: _core.SamplingParams
 
 
+@dataclass(frozen=True)
+class Config:
+    """A model's sizes. `context_length`: tokens that it was made for."""
+
+    architecture: str
+    context_length: int
+    vocab: int
+    dim: int
+    layers: int
+    kv_bytes_per_token: int
+
+
 class LLM:
     """A model loaded for generation.
 
@@ -58,7 +70,7 @@ class LLM:
 
     Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
     as a context manager; one that is dropped closes itself. Errors are PyllmError.
-    Attributes: tokenizer, template, config (architecture and sizes), context (tokens), load_s (seconds).
+    Attributes: tokenizer, template, config (a Config), context (tokens), load_s (seconds).
     """
 
     def __init__(
@@ -92,14 +104,22 @@ class LLM:
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
         )
-        self._own(engine, tokenizer, file, weights.config, time.perf_counter() - started)
+        config = Config(
+            architecture=weights.architecture,
+            context_length=weights.context_length,
+            vocab=weights.vocab,
+            dim=weights.dim,
+            layers=weights.layers,
+            kv_bytes_per_token=weights.kv_block_bytes // 16,
+        )
+        self._own(engine, tokenizer, file, config, time.perf_counter() - started)
 
     def _own(
         self,
         engine: _core.Engine,
         tokenizer: Tokenizer,
         file: _core.GgufFile,
-        config: _core.ModelConfig,
+        config: Config,
         load_s: float,
     ) -> None:
         self.tokenizer = tokenizer
@@ -108,7 +128,7 @@ class LLM:
         self._file = file
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
-        self._engine = engine
+        self.context = engine.context  # tokens that one sequence may have
         self._thread = EngineThread(engine)
         # Unlike __del__, this also ends the thread before the interpreter goes away under it.
         self._closer = weakref.finalize(self, self._thread.close)
@@ -141,7 +161,7 @@ class LLM:
         answers = {(n, p.answer): p.completion for n, p in self._run(jobs) if p.completion is not None}
         return [answers[key] for key in sorted(answers)]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[Piece]:
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Generator[Piece, None, None]:
         """Continues `prompt` piece by piece as they come; a Piece is a str that knows its tokens.
 
         With params.n > 1 the pieces of all answers come interleaved (Piece.answer). Leaving the loop, or
@@ -183,7 +203,7 @@ class LLM:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **template_arguments: Any,
-    ) -> Iterator[Piece]:
+    ) -> Generator[Piece, None, None]:
         """As chat(), piece by piece."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
         return self.stream(tokens, params or _CHAT)
@@ -230,17 +250,12 @@ class LLM:
             self._template = ChatTemplate.from_gguf(self._file)
         return self._template
 
-    @property
-    def context(self) -> int:
-        """Tokens that one sequence may have."""
-        return self._engine.context
-
     def stats(self) -> dict[str, int]:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
-        return self._engine.stats()
+        return self._thread.stats()
 
     def close(self) -> None:
-        """Ends the engine. What still runs fails with a PyllmError; so does every later request."""
+        """Ends the engine and frees its memory. What still runs fails with a PyllmError; so do later calls."""
         self._closer()
 
     def __enter__(self) -> LLM:
@@ -264,10 +279,10 @@ class LLM:
         if not tokens:
             raise PyllmError("the prompt is empty: expected at least one token")
         core = params.to_core(self._breaker_tokens)
-        core.validate(self._engine.vocab)
+        core.validate(self.config.vocab)
         return _Job(tokens, params, core)
 
-    def _pieces(self, job: _Job) -> Iterator[Piece]:
+    def _pieces(self, job: _Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):
             yield piece
 
@@ -351,7 +366,7 @@ def _tokenizer(file: _core.GgufFile) -> Tokenizer:
 def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
     if isinstance(prompts, str):
         return [prompts]
-    many = list(prompts)
+    many: list[Any] = list(prompts)
     return [many] if many and all(isinstance(p, Integral) for p in many) else many
 
 

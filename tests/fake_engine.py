@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pyllm.errors import PyllmError
-from pyllm.llm import LLM
+from pyllm.llm import LLM, Config
 
 
 @dataclass
 class FakeEvent:
     id: int
     index: int = 0
-    token: int = -1
+    token: int | None = None
     logprob: float = -0.5
     top_logprobs: list[tuple[int, float]] = field(default_factory=list)
     finish_reason: str | None = None
@@ -40,7 +40,6 @@ class Running:
 class FakeEngine:
     """Plays `script(prompt)` to each request, one token of each a step."""
 
-    vocab = 256
     context = 1000
 
     def __init__(self, script: Callable[[list[int]], Sequence[Any]], pause: float = 0.0) -> None:
@@ -131,5 +130,5 @@ class FakeDetokenizer:
 
 def fake_llm(engine: FakeEngine) -> LLM:
     llm: Any = LLM.__new__(LLM)
-    llm._own(engine, FakeTokenizer(), file=None, config=None, load_s=0.25)
+    llm._own(engine, FakeTokenizer(), file=None, config=Config("fake", 1000, 256, 1, 1, 1), load_s=0.25)
     return llm

@@ -393,3 +393,18 @@ def test_two_pulls_at_once_fetch_once(hub):
     told = [process.communicate(timeout=30) for process in (first, second)]
     assert [out.strip() for out, _ in told] == ["True", "False"], told
     assert hub.ranges() == [""]
+
+
+def test_a_bar_on_a_terminal(hub):
+    from terminal import Terminal
+
+    hub.stall_after = 100_000
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"}
+    terminal = Terminal([sys.executable, "-m", "pyllm", "pull", "hf:me/tiny/Tiny-Q4.gguf"], environment)
+    try:
+        terminal.expect("pulling tiny-q4")
+        hub.go.set()
+        terminal.expect(r"Tiny-Q4\.gguf\n")
+        assert terminal.wait() == 0
+    finally:
+        terminal.end()

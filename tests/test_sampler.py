@@ -184,7 +184,7 @@ PENALTIES: list[dict[str, Any]] = [
 def test_penalties_equal_their_twin(params: dict[str, Any]) -> None:
     rng = np.random.default_rng(3)
     vocab = 6
-    for _ in range(60):
+    for _ in range(300):
         prompt, generated = (
             rng.integers(0, rng.integers(2, vocab + 1), n).tolist() for n in rng.integers(0, 24, 2)
         )

@@ -216,7 +216,7 @@ class LLM:
         **template_arguments: Any,
     ) -> list[int]:
         """The prompt that chat() gives the model. Only the template's own text becomes control tokens."""
-        return self.template.encode(self.tokenizer, messages, tools=tools, **template_arguments)
+        return self.template.encode(messages, tools=tools, **template_arguments)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after each of `tokens`: [token, vocab]. Nothing is sampled and no other request disturbed."""
@@ -247,7 +247,7 @@ class LLM:
         if self._template is None:
             from pyllm.template import ChatTemplate
 
-            self._template = ChatTemplate.from_gguf(self._file)
+            self._template = ChatTemplate.from_gguf(self._file, self.tokenizer)
         return self._template
 
     def stats(self) -> dict[str, int]:

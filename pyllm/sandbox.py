@@ -242,7 +242,7 @@ _BY_CHARACTER = frozenset((
     "split", "rsplit", "splitlines", "title", "wordcount", "striptags", "list", "join", "sort", "unique", "batch",
     "slice", "min", "max",
 ))  # fmt: skip
-# Filters and tests that look at their first argument's items but not into them; all others pay for everything.
+# Filters and tests that look at their argument's items but not into them; all others pay for everything.
 _SHALLOW = frozenset((
     "default", "d", "length", "count", "first", "last", "list", "items", "attr", "map", "select", "reject",
     "selectattr", "rejectattr", "batch", "slice", "reverse", "safe", "string", "trim", "upper", "lower",
@@ -519,7 +519,7 @@ class ChatEnvironment(ImmutableSandboxedEnvironment):
     def _range(self, *args: int) -> range:
         made = range(*args)
         if len(made) > MAX_ITEMS:
-            raise BudgetError(f"range: {len(made)} items are more than {MAX_ITEMS}")
+            raise BudgetError(f"the chat template makes a range of more than {MAX_ITEMS} items")
         return made
 
     def _join(self, value: Iterable[Any], d: str = "", attribute: str | None = None) -> str:

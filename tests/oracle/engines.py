@@ -159,8 +159,8 @@ class Pyllm:
         ended = False
         while not ended:
             for event in self._engine.step():
-                if event.error:
-                    raise RuntimeError(event.error)
+                if event.finish_reason == "error":
+                    raise RuntimeError(event.detail)
                 ended = bool(event.finish_reason)
                 yield event
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-# -- bind_gguf.cc ----------------------------------------------------------------------------------------------
+# -- bind_gguf.cc --------------------------------------------------------------------------------------------
 
 MetadataValue: TypeAlias = (
     bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
@@ -51,14 +51,14 @@ class GgufFile:
     def tensors(self) -> list[TensorInfo]: ...
     def tensor_data(self, name: str) -> npt.NDArray[np.uint8]: ...
 
-# -- bind_quant.cc ---------------------------------------------------------------------------------------------
+# -- bind_quant.cc -------------------------------------------------------------------------------------------
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.generic]
 
 def quant_types() -> list[str]: ...
 def dequantize(type: str, data: Buffer, n: int) -> npt.NDArray[np.float32]: ...
 
-# -- bind_sampler.cc -------------------------------------------------------------------------------------------
+# -- bind_sampler.cc -----------------------------------------------------------------------------------------
 
 class SamplingParams:
     """As the engine takes them: token ids, no text. Every field is a keyword: cpp/engine/sampling_params.h."""
@@ -73,61 +73,7 @@ class SamplingParams:
 # `_core.testing.Sampler` and its like are for tests alone.
 testing: Any
 
-# -- bind_engine.cc --------------------------------------------------------------------------------------------
-
-class Model:
-    """Weights, packed and ready. Loading releases the GIL."""
-
-    def __init__(self, file: GgufFile, threads: int = 0, isa: str = "") -> None: ...
-
-class Event:
-    """What a step did for a request. `token` is -1 when the event only ends it."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def index(self) -> int: ...  # which of the n sequences
-    @property
-    def token(self) -> int: ...
-    @property
-    def logprob(self) -> float: ...
-    @property
-    def top_logprobs(self) -> list[tuple[int, float]]: ...
-    @property
-    def finish_reason(self) -> str: ...  # "": goes on; "stop", "length", "error"
-    @property
-    def error(self) -> str: ...
-    @property
-    def cached_tokens(self) -> int: ...
-    @property
-    def logits(self) -> npt.NDArray[np.float32] | None: ...  # [token, vocab] of submit_logits
-
-class Engine:
-    def __init__(
-        self,
-        model: Model,
-        *,
-        eos: Sequence[int] = (),
-        context: int = 0,
-        kv_bytes: int = 0,
-        max_batch_tokens: int = 512,
-        max_sequences: int = 64,
-        prefix_cache: bool = True,
-    ) -> None: ...
-    @property
-    def context(self) -> int: ...
-    def submit(self, id: int, tokens: Sequence[int], params: SamplingParams) -> None: ...
-    def submit_logits(self, id: int, tokens: Sequence[int]) -> None: ...
-    def cancel(self, id: int) -> None: ...
-    def step(self) -> list[Event]:
-        """One step; waits while there is nothing to do. An empty list after close()."""
-
-    def close(self) -> None:
-        """Wakes step(); from any thread."""
-
-    def stats(self) -> dict[str, float]: ...
-
-# -- bind_engine.cc ---------------------------------------------------------------------------------------------------
+# -- bind_engine.cc ------------------------------------------------------------------------------------------
 
 class Model:
     def __init__(self, file: GgufFile, threads: int = 0, isa: str = "") -> None: ...
@@ -159,8 +105,6 @@ class Event:
     def finish_reason(self) -> Literal["stop", "length", "cancelled", "error"] | None: ...
     @property
     def detail(self) -> str: ...
-    @property
-    def error(self) -> str | None: ...
     @property
     def prompt_tokens(self) -> int: ...
     @property
@@ -199,6 +143,29 @@ class Engine:
 
 def known_architectures() -> list[str]: ...
 def available_memory(root: str = "") -> int: ...
+
+# -- bind_tokenizer.cc ------------------------------------------------------------------------------------------------
+
+class PieceTokenizer:
+    @staticmethod
+    def from_scores(
+        tokens: Sequence[bytes],
+        scores: npt.NDArray[np.float32],
+        usable: npt.NDArray[np.uint8],
+        byte_tokens: Sequence[int],
+        unknown: int,
+    ) -> PieceTokenizer: ...
+    @staticmethod
+    def from_merges(
+        tokens: Sequence[bytes], merges: Sequence[bytes], byte_tokens: Sequence[int], unknown: int
+    ) -> PieceTokenizer: ...
+    def encode(self, text: str) -> list[int]: ...
+
+def split_merges(lines: Sequence[bytes]) -> list[tuple[str, str]]: ...
+
+class SpecialTokens:
+    def __init__(self, tokens: Sequence[tuple[str, int, bool, bool, bool]]) -> None: ...
+    def split(self, segments: Sequence[tuple[str, bool]]) -> list[int | str]: ...
 
 # -- bind_ops.cc ------------------------------------------------------------------------------------------------------
 

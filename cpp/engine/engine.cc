@@ -30,6 +30,9 @@ EngineOptions checked(EngineOptions options, const Model* model) {
          ", as each may need one of a step's max_batch_tokens (0: automatic), got ", options.max_sequences);
   if (options.max_sequences == 0) options.max_sequences = std::min(64, options.max_batch_tokens);
   if (options.kv_bytes < 0) fail("kv_bytes: expected a size in bytes (0: automatic), got ", options.kv_bytes);
+  // A vocabulary may name tokens that the model has no logits for; they never end anything.
+  const int64_t vocab = model->config().vocab;
+  std::erase_if(options.eos, [&](int32_t id) { return id < 0 || id >= vocab; });
   return options;
 }
 

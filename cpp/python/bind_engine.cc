@@ -2,18 +2,11 @@
 #include "core/error.h"
 #include "engine/engine.h"
 #include "engine/memory.h"
+#include "python/loaded_model.h"
 #include "python/module.h"
 
 namespace pyllm::python {
 namespace {
-
-// A loaded model on its way to the engine that takes it over.
-struct LoadedModel {
-  std::shared_ptr<gguf::File> file;  // the model reads from its mapping
-  std::unique_ptr<Model> model;      // null once an engine has it
-  ModelConfig config;
-  int64_t kv_block_bytes = 0;
-};
 
 struct LoadedEngine {
   std::shared_ptr<gguf::File> file;  // outlives the engine's model
@@ -22,9 +15,7 @@ struct LoadedEngine {
 
 LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa) {
   std::unique_ptr<Model> model = load_model(*file, {threads, isa});
-  const ModelConfig config = model->config();
-  const int64_t block_bytes = model->kv_block_bytes();
-  return {std::move(file), std::move(model), config, block_bytes};
+  return LoadedModel(std::move(file), std::move(model));
 }
 
 // The ids that the file itself names as ends of a text.
@@ -140,11 +131,6 @@ void bind_event(py::module_& m) {
       .def_property_readonly("finish_reason", &finish_reason, "None, 'stop', 'length', 'cancelled' or 'error'.")
       .def_readonly("detail", &Event::detail,
                     "Of 'length': 'max_tokens', 'context' or 'kv_pool'. Of 'error': the message.")
-      .def_property_readonly("error",
-                             [](const Event& e) {
-                               return e.finish == Finish::Error ? std::optional<std::string>(e.detail)
-                                                                : std::nullopt;
-                             })
       .def_readonly("prompt_tokens", &Event::prompt_tokens)
       .def_readonly("cached_tokens", &Event::cached_tokens, "Of the prompt, taken from the prefix cache.")
       .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.");
@@ -153,7 +139,10 @@ void bind_event(py::module_& m) {
 LoadedEngine make_engine(LoadedModel& model, int64_t kv_bytes, int64_t context, int max_batch_tokens,
                          int max_sequences, bool prefix_cache, const std::optional<std::vector<int32_t>>& eos) {
   EngineOptions options{kv_bytes, context, max_batch_tokens, max_sequences, prefix_cache, {}};
-  options.eos = eos ? *eos : end_tokens(*model.file, model.config.vocab);
+  if (eos)
+    options.eos = *eos;
+  else if (model.file)
+    options.eos = end_tokens(*model.file, model.config.vocab);
   py::gil_scoped_release release;
   return {model.file, std::make_unique<Engine>(std::move(model.model), options)};
 }

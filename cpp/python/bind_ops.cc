@@ -67,7 +67,7 @@ void matmul_twin(const WeightSource& w, const Tensor& x, const Tensor& out) {
       float largest = 0.0f;
       for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(x.row(c)[32 * s + i]));
       scale[static_cast<size_t>(s)] = largest / 127.0f;
-      const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+      const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
       for (int i = 0; i < 32; ++i)
         q[static_cast<size_t>(32 * s + i)] = static_cast<int>(std::nearbyintf(x.row(c)[32 * s + i] * inverse));
     }

@@ -5,6 +5,10 @@
 #include <cstring>
 #include <string>
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 #include "core/error.h"
 
 namespace pyllm::cpu {
@@ -23,6 +27,16 @@ extern const Kernels kernels;
 namespace neon {
 extern const Kernels kernels;
 }
+
+// Half arithmetic and sdot are options of ARMv8.2; the first cores of the architecture have neither.
+static bool neon_here() {
+#if defined(__linux__)
+  const unsigned long needed = HWCAP_ASIMDHP | HWCAP_ASIMDDP;
+  return (getauxval(AT_HWCAP) & needed) == needed;
+#else
+  return true;
+#endif
+}
 #endif
 
 std::vector<IsaInfo> instruction_sets() {
@@ -36,7 +50,7 @@ std::vector<IsaInfo> instruction_sets() {
   all.push_back({&avx512::kernels, avx512_here});
   all.push_back({&avx2::kernels, avx2_here});
 #elif defined(__aarch64__)
-  all.push_back({&neon::kernels, true});
+  all.push_back({&neon::kernels, neon_here()});
 #endif
   all.push_back({&scalar::kernels, true});
   return all;

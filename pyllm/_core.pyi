@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-# -- bind_gguf.cc ----------------------------------------------------------------------------------------------
+# -- bind_gguf.cc --------------------------------------------------------------------------------------------
 
 MetadataValue: TypeAlias = (
     bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
@@ -51,14 +51,14 @@ class GgufFile:
     def tensors(self) -> list[TensorInfo]: ...
     def tensor_data(self, name: str) -> npt.NDArray[np.uint8]: ...
 
-# -- bind_quant.cc ---------------------------------------------------------------------------------------------
+# -- bind_quant.cc -------------------------------------------------------------------------------------------
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.generic]
 
 def quant_types() -> list[str]: ...
 def dequantize(type: str, data: Buffer, n: int) -> npt.NDArray[np.float32]: ...
 
-# -- bind_sampler.cc -------------------------------------------------------------------------------------------
+# -- bind_sampler.cc -----------------------------------------------------------------------------------------
 
 class SamplingParams:
     """As the engine takes them: token ids, no text. Every field is a keyword: cpp/engine/sampling_params.h."""
@@ -73,56 +73,89 @@ class SamplingParams:
 # `_core.testing.Sampler` and its like are for tests alone.
 testing: Any
 
-# -- bind_engine.cc --------------------------------------------------------------------------------------------
+# -- bind_engine.cc ------------------------------------------------------------------------------------------
 
 class Model:
-    """Weights, packed and ready. Loading releases the GIL."""
-
     def __init__(self, file: GgufFile, threads: int = 0, isa: str = "") -> None: ...
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def vocab(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def layers(self) -> int: ...
+    @property
+    def kv_block_bytes(self) -> int: ...
 
 class Event:
-    """What a step did for a request. `token` is -1 when the event only ends it."""
-
     @property
     def id(self) -> int: ...
     @property
-    def index(self) -> int: ...  # which of the n sequences
+    def index(self) -> int: ...
     @property
-    def token(self) -> int: ...
+    def token(self) -> int | None: ...
     @property
     def logprob(self) -> float: ...
     @property
     def top_logprobs(self) -> list[tuple[int, float]]: ...
     @property
-    def finish_reason(self) -> str: ...  # "": goes on; "stop", "length", "error"
+    def finish_reason(self) -> Literal["stop", "length", "cancelled", "error"] | None: ...
     @property
-    def error(self) -> str: ...
+    def detail(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int: ...
     @property
     def cached_tokens(self) -> int: ...
     @property
-    def logits(self) -> npt.NDArray[np.float32] | None: ...  # [token, vocab] of submit_logits
+    def logits(self) -> npt.NDArray[np.float32] | None: ...
 
 class Engine:
     def __init__(
         self,
         model: Model,
-        *,
-        eos: Sequence[int] = (),
-        context: int = 0,
         kv_bytes: int = 0,
+        context: int = 0,
         max_batch_tokens: int = 512,
-        max_sequences: int = 64,
+        max_sequences: int = 0,
         prefix_cache: bool = True,
+        eos: Sequence[int] | None = None,
     ) -> None: ...
+    def submit(
+        self,
+        id: int,
+        tokens: Sequence[int] | npt.NDArray[np.integer],
+        params: SamplingParams,
+        priority: int = 0,
+        cache_salt: str = "",
+        want_logits: bool = False,
+    ) -> None: ...
+    def cancel(self, id: int) -> None: ...
+    def step(self, timeout_s: float | None = None) -> list[Event]: ...
+    def wake(self) -> None: ...
+    def stats(self) -> dict[str, int]: ...
     @property
     def context(self) -> int: ...
-    def submit(self, id: int, tokens: Sequence[int], params: SamplingParams) -> None: ...
-    def submit_logits(self, id: int, tokens: Sequence[int]) -> None: ...
-    def cancel(self, id: int) -> None: ...
-    def step(self) -> list[Event]:
-        """One step; waits while there is nothing to do. An empty list after close()."""
+    @property
+    def kv_blocks(self) -> int: ...
 
-    def close(self) -> None:
-        """Wakes step(); from any thread."""
+def known_architectures() -> list[str]: ...
+def available_memory(root: str = "") -> int: ...
 
-    def stats(self) -> dict[str, float]: ...
+# -- bind_ops.cc ------------------------------------------------------------------------------------------------------
+
+def isas(built: bool = False) -> list[str]:
+    """Instruction sets that can be used here, the best first; with `built`, all that this build has kernels for."""
+
+def active_isa(isa: str = "") -> str:
+    """The one that is used: `isa`, else PYLLM_ISA, else the best. PyllmError when it can not be used here."""
+
+def cpu_threads() -> int:
+    """Processors that this process may use, by affinity and control group."""
+
+def measure_ceilings(threads: int = 0, isa: str = "") -> dict[str, float]:
+    """What the machine can do: {"read_gbps", "int8_tops"}. Takes about a second."""
+
+ops: Any  # single operations of the backend, for tests

@@ -27,56 +27,74 @@ class EngineThread:
     """
 
     def __init__(self, engine: _core.Engine) -> None:
-        self._engine = engine
+        self._engine: _core.Engine | None = engine  # None once closed: the memory is free
         self._ids = itertools.count(1)
         self._boxes: dict[int, Mailbox] = {}
         # Reentrant: close() may run from a garbage collection inside any of these methods.
         self._lock = threading.RLock()
         self._ended: PyllmError | None = None
         self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name="pyllm-engine", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(engine,), name="pyllm-engine", daemon=True)
         self._thread.start()
 
     def submit(self, tokens: Sequence[int], params: _core.SamplingParams, box: Mailbox, **options: Any) -> int:
         """Queues a request, whose events will come to `box`; its id. options: of the engine's submit."""
-        if self._process != os.getpid():
-            raise PyllmError("an LLM does not survive a fork: make a new one in the new process")
-        with self._lock:
-            if self._ended is not None:
-                raise PyllmError(str(self._ended)) from self._ended.__cause__
+        with self._lock_here():
+            engine = self._alive()
             request = next(self._ids)
             self._boxes[request] = box
         try:
-            self._engine.submit(request, tokens, params, **options)
+            engine.submit(request, tokens, params, **options)
         except BaseException:
-            with self._lock:
-                self._boxes.pop(request, None)
+            self.cancel(request)  # an interrupt may come when the engine has it already
             raise
         return request
 
     def cancel(self, request: int) -> None:
         """Ends a request, if it still runs; no event of it comes any more (but some may be in its box)."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             known = self._boxes.pop(request, None)
-        if known is not None and self._process == os.getpid():
-            self._engine.cancel(request)
+            engine = self._engine
+        if known is not None and engine is not None:
+            engine.cancel(request)
+
+    def stats(self) -> dict[str, int]:
+        """The engine's counters."""
+        with self._lock_here():
+            engine = self._alive()
+        return engine.stats()
 
     def close(self) -> None:
         """Ends the thread after its current step. Outstanding requests fail."""
+        if self._process != os.getpid():
+            return
         with self._lock:
             first = self._ended is None
             self._ended = self._ended or PyllmError("this LLM is closed")
-        if self._process != os.getpid():
-            return
-        if first:
-            self._engine.wake()
+            engine = self._engine
+        if first and engine is not None:
+            engine.wake()
         if threading.current_thread() is not self._thread:
             self._thread.join()
+            self._engine = None
 
-    def _run(self) -> None:
+    def _lock_here(self) -> threading.RLock:
+        # A forked child has neither the thread nor a lock that it can rely on.
+        if self._process != os.getpid():
+            raise PyllmError("an LLM does not survive a fork: make a new one in the new process")
+        return self._lock
+
+    def _alive(self) -> _core.Engine:
+        if self._ended is not None or self._engine is None:
+            raise PyllmError(str(self._ended)) from (self._ended.__cause__ if self._ended else None)
+        return self._engine
+
+    def _run(self, engine: _core.Engine) -> None:
         try:
             while self._ended is None:
-                events = self._engine.step()
+                events = engine.step()
                 now = time.perf_counter()
                 for event in events:
                     if (box := self._boxes.get(event.id)) is not None:

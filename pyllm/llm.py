@@ -128,7 +128,7 @@ class LLM:
         self._file = file
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
-        self._engine = engine
+        self.context = engine.context  # tokens that one sequence may have
         self._thread = EngineThread(engine)
         # Unlike __del__, this also ends the thread before the interpreter goes away under it.
         self._closer = weakref.finalize(self, self._thread.close)
@@ -250,17 +250,12 @@ class LLM:
             self._template = ChatTemplate.from_gguf(self._file)
         return self._template
 
-    @property
-    def context(self) -> int:
-        """Tokens that one sequence may have."""
-        return self._engine.context
-
     def stats(self) -> dict[str, int]:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
-        return self._engine.stats()
+        return self._thread.stats()
 
     def close(self) -> None:
-        """Ends the engine. What still runs fails with a PyllmError; so does every later request."""
+        """Ends the engine and frees its memory. What still runs fails with a PyllmError; so do later calls."""
         self._closer()
 
     def __enter__(self) -> LLM:

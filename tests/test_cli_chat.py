@@ -74,7 +74,7 @@ def tiny(tmp_path):
 
 
 def test_generate_streams_text_and_tells_statistics(run, tiny, tmp_path):
-    code, out, err = run("generate", tiny, "-p", "once upon", "--threads", "3", "--temperature", "0.5")
+    code, out, err = run("generate", tiny, "-p", "once upon", "--threads", "3", "--temperature", "0")
     assert (code, out) == (0, "ONCE UPON \n")
     assert err == (
         "pyllm: prompt 3 tokens, 12.0/s; answer 2 tokens, 8.0/s; load 0.50 s, first token 0.25 s; "
@@ -83,7 +83,7 @@ def test_generate_streams_text_and_tells_statistics(run, tiny, tmp_path):
     first, *rest = (tmp_path / "log").read_text().splitlines()
     assert json.loads(first) == {
         "max_tokens": 512,
-        "temperature": 0.5,
+        "temperature": 0.0,
         "threads": 3,
         "context": 0,
         "kv_bytes": 0,

@@ -352,6 +352,19 @@ def test_close_while_idle_and_context_manager(make: Any) -> None:
         llm.generate("a")
 
 
+def test_close_frees_the_engine() -> None:
+    engine = FakeEngine(echo)
+    llm = fake_llm(engine)
+    llm.generate("a")
+    gone = weakref.ref(engine)
+    del engine
+    llm.close()
+    gc.collect()
+    assert gone() is None
+    with pytest.raises(PyllmError, match="closed"):
+        llm.stats()
+
+
 def test_an_engine_that_dies_reaches_everyone(make: Any) -> None:
     llm, engine = make(forever, pause=0.001)
     waiting = [outcome(lambda: llm.generate("a", LONG)) for _ in range(3)]

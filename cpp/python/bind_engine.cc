@@ -1,7 +1,183 @@
+// Model, Engine and Event for Python. A step runs without the GIL from beginning to end.
+#include "core/error.h"
+#include "engine/engine.h"
+#include "engine/memory.h"
+#include "python/loaded_model.h"
 #include "python/module.h"
 
 namespace pyllm::python {
+namespace {
 
-void bind_engine(py::module_&) {}
+struct LoadedEngine {
+  std::shared_ptr<gguf::File> file;  // outlives the engine's model
+  std::unique_ptr<Engine> engine;
+};
+
+LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa) {
+  std::unique_ptr<Model> model = load_model(*file, {threads, isa});
+  return LoadedModel(std::move(file), std::move(model));
+}
+
+// The ids that the file itself names as ends of a text.
+std::vector<int32_t> end_tokens(const gguf::File& file, int64_t vocab) {
+  std::vector<int32_t> ids;
+  for (const char* key :
+       {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"})
+    if (const auto id = file.maybe_integer(key); id && *id >= 0 && *id < vocab)
+      ids.push_back(static_cast<int32_t>(*id));
+  return ids;
+}
+
+// A list or an array of integers, without a detour over Python objects for arrays.
+std::vector<int32_t> token_ids(const py::object& tokens) {
+  const auto array = py::array::ensure(tokens);
+  if (array && array.ndim() == 1 && array.size() == 0) return {};
+  if (!array || array.ndim() != 1 || (array.dtype().kind() != 'i' && array.dtype().kind() != 'u')) {
+    PyErr_Clear();
+    fail("prompt: expected a list or a one-dimensional array of token ids, got ",
+         py::repr(py::type::of(tokens)).cast<std::string>(), array ? " of other things" : "");
+  }
+  const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
+  std::vector<int32_t> ids(static_cast<size_t>(wide.size()));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const int64_t id = wide.data()[i];
+    if (id < 0 || id > std::numeric_limits<int32_t>::max())
+      fail("prompt: expected token ids from 0 up, got ", id, " at position ", i);
+    ids[i] = static_cast<int32_t>(id);
+  }
+  return ids;
+}
+
+void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
+            int priority, const std::string& cache_salt, bool want_logits) {
+  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits};
+  py::gil_scoped_release release;
+  self.engine->submit(std::move(request));
+}
+
+py::dict stats(const LoadedEngine& self) {
+  const EngineStats s = self.engine->stats();
+  py::dict out;
+  out["running"] = s.running;
+  out["waiting"] = s.waiting;
+  out["blocks_total"] = s.blocks_total;
+  out["blocks_free"] = s.blocks_free;
+  out["blocks_cached"] = s.blocks_cached;
+  out["prefix_hit_tokens"] = s.prefix_hit_tokens;
+  out["preemptions"] = s.preemptions;
+  out["steps"] = s.steps;
+  out["tokens_computed"] = s.tokens_computed;
+  return out;
+}
+
+py::object finish_reason(const Event& e) {
+  switch (e.finish) {
+    case Finish::None:
+      break;
+    case Finish::Stop:
+      return py::str("stop");
+    case Finish::Length:
+      return py::str("length");
+    case Finish::Cancelled:
+      return py::str("cancelled");
+    case Finish::Error:
+      return py::str("error");
+  }
+  return py::none();
+}
+
+// The event is the array's base: no copy.
+py::object logits(const py::object& self) {
+  const Event& e = self.cast<const Event&>();
+  if (e.logits_rows == 0) return py::none();
+  const auto rows = static_cast<py::ssize_t>(e.logits_rows);
+  const auto vocab = static_cast<py::ssize_t>(e.logits.size()) / rows;
+  return py::array_t<float>({rows, vocab}, e.logits.data(), self);
+}
+
+py::list top_logprobs(const Event& e) {
+  py::list out(e.top_logprobs.size());
+  for (size_t i = 0; i < e.top_logprobs.size(); ++i)
+    out[i] = py::make_tuple(e.top_logprobs[i].id, e.top_logprobs[i].logprob);
+  return out;
+}
+
+void bind_model(py::module_& m) {
+  py::class_<LoadedModel>(m, "Model", "A model's weights, ready to compute. One engine can take it over.")
+      .def(py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
+           py::call_guard<py::gil_scoped_release>(),
+           "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best.")
+      .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
+      .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
+      .def_property_readonly(
+          "context_length", [](const LoadedModel& m) { return m.config.context_length; },
+          "Tokens that the model was made for.")
+      .def_property_readonly("dim", [](const LoadedModel& m) { return m.config.dim; })
+      .def_property_readonly("layers", [](const LoadedModel& m) { return m.config.layers; })
+      .def_property_readonly(
+          "kv_block_bytes", [](const LoadedModel& m) { return m.kv_block_bytes; },
+          "Bytes of keys and values of 16 tokens, all layers.");
+}
+
+void bind_event(py::module_& m) {
+  py::class_<Event>(m, "Event", "What happened to one stream of a request in a step.")
+      .def_readonly("id", &Event::id)
+      .def_readonly("index", &Event::index, "The stream: 0 to n - 1.")
+      .def_property_readonly(
+          "token", [](const Event& e) { return e.token < 0 ? std::optional<int32_t>() : e.token; },
+          "With finish_reason 'stop' it is the token that ended the text.")
+      .def_readonly("logprob", &Event::logprob)
+      .def_property_readonly("top_logprobs", &top_logprobs)
+      .def_property_readonly("finish_reason", &finish_reason, "None, 'stop', 'length', 'cancelled' or 'error'.")
+      .def_readonly("detail", &Event::detail,
+                    "Of 'length': 'max_tokens', 'context' or 'kv_pool'. Of 'error': the message.")
+      .def_readonly("prompt_tokens", &Event::prompt_tokens)
+      .def_readonly("cached_tokens", &Event::cached_tokens, "Of the prompt, taken from the prefix cache.")
+      .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.");
+}
+
+LoadedEngine make_engine(LoadedModel& model, int64_t kv_bytes, int64_t context, int max_batch_tokens,
+                         int max_sequences, bool prefix_cache, const std::optional<std::vector<int32_t>>& eos) {
+  EngineOptions options{kv_bytes, context, max_batch_tokens, max_sequences, prefix_cache, {}};
+  if (eos)
+    options.eos = *eos;
+  else if (model.file)
+    options.eos = end_tokens(*model.file, model.config.vocab);
+  py::gil_scoped_release release;
+  return {model.file, std::make_unique<Engine>(std::move(model.model), options)};
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  bind_model(m);
+  bind_event(m);
+  using Guard = py::call_guard<py::gil_scoped_release>;
+  py::class_<LoadedEngine>(m, "Engine", "Continuous batching over one model. Safe to use from any thread.")
+      .def(py::init(&make_engine), py::arg("model"), py::arg("kv_bytes") = 0, py::arg("context") = 0,
+           py::arg("max_batch_tokens") = 512, py::arg("max_sequences") = 0, py::arg("prefix_cache") = true,
+           py::arg("eos") = py::none(),
+           "Take over `model`. Zeros mean: decide. eos: ids that end a text; None: those the file names.")
+      .def("submit", &submit, py::arg("id"), py::arg("tokens"), py::arg("params"), py::arg("priority") = 0,
+           py::arg("cache_salt") = "", py::arg("want_logits") = false,
+           "Queue a request under an id that is not in use. Raises PyllmError when it can never run.")
+      .def(
+          "cancel", [](LoadedEngine& self, uint64_t id) { self.engine->cancel(id); }, py::arg("id"), Guard(),
+          "End the request at the next step; an unknown id is ignored.")
+      .def(
+          "step", [](LoadedEngine& self, std::optional<double> timeout) { return self.engine->step(timeout); },
+          py::arg("timeout_s") = py::none(), Guard(),
+          "Compute one step. Without work wait for some, at most timeout_s seconds, or until wake().")
+      .def(
+          "wake", [](LoadedEngine& self) { self.engine->wake(); }, Guard(), "Make a waiting step() return.")
+      .def("stats", &stats)
+      .def_property_readonly(
+          "context", [](const LoadedEngine& self) { return self.engine->context(); },
+          "Tokens of a sequence at most.")
+      .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); });
+  m.def("known_architectures", &known_architectures, "Names of `general.architecture` that can be loaded.");
+  m.def("available_memory", &available_memory, py::arg("root") = "", Guard(),
+        "Bytes that can be allocated, control groups considered; 0 when the system does not tell.");
+}
 
 }  // namespace pyllm::python

@@ -18,7 +18,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     """Tell what this machine offers and what pyllm makes of it. Exit code 1 when something is wrong.
 
     --json: {"versions", "cpu": {"name", "cores", "affinity", "quota", "threads"},
-    "isa": {"available", "used", "forced"}, "memory": {"available", "limit"},
+    "isa": {"built", "available", "used", "forced"}, "memory": {"available", "limit"},
     "cuda": {"present", "used", "why", "devices"},
     "home": {"path", "writable", "free", "models", "total"}, "problems": [...]}; bytes, and quota in cores.
 
@@ -99,7 +99,12 @@ def _isa(problems: list[str]) -> dict[str, Any]:
     except PyllmError as error:  # PYLLM_ISA names one that is not here
         problems.append(str(error))
         used = None
-    return {"available": _core.isas(), "used": used, "forced": os.environ.get("PYLLM_ISA") or None}
+    return {
+        "built": _core.isas(built=True),
+        "available": _core.isas(),
+        "used": used,
+        "forced": os.environ.get("PYLLM_ISA") or None,
+    }
 
 
 def _memory() -> dict[str, Any]:
@@ -170,6 +175,10 @@ def _read(path: str) -> str:
         return ""
 
 
+def _join(names: list[str]) -> str:
+    return ", ".join(names) or "none"
+
+
 def _print(about: dict[str, Any]) -> None:
     from pyllm.progress import megabytes
 
@@ -182,7 +191,8 @@ def _print(about: dict[str, Any]) -> None:
         ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
         ("cpu", f"{cpu['name']}: {cpu['cores']} logical cores, {cpu['affinity']} allowed{quota}"),
         ("threads", cpu["threads"]),
-        ("instruction sets", f"{', '.join(isa['available'])}; used: {isa['used']}{forced}"),
+        ("instruction sets", f"built {_join(isa['built'])}; usable here {_join(isa['available'])}"),
+        ("", f"used: {isa['used']}{forced}"),
         ("memory", f"{megabytes(memory['available'])} available{limit}"),
         ("cuda", f"{'present: ' + devices if cuda['present'] else 'not present'}: {cuda['why']}"),
         ("home", f"{home['path']}: {megabytes(home['total'])} used, {megabytes(home['free'])} free"),

@@ -96,7 +96,11 @@ class SamplingOptions:
 
         manifest = manifest_of(model)
         recommended = dict(manifest.defaults) if manifest else {}
-        given = {name: value for name, value in asdict(self).items() if value not in (None, False, [])}
+        given = {
+            name: value
+            for name, value in asdict(self).items()
+            if not (value is None or value is False or value == [])
+        }
         whole = {f.name for f in fields(SamplingParams) if "int" in str(f.type)}  # TOML's 64 came as 64.0
         recommended = {k: int(v) if k in whole else v for k, v in recommended.items()}
         try:
@@ -120,13 +124,12 @@ def parse_bytes(text: str) -> int:
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Makes a command's dataclass parameters into one option per field."""
-    hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}
     plain, options = [], []
-    for name, parameter in inspect.signature(command).parameters.items():
-        group = hints[name]
+    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
+        group = parameter.annotation
         if not is_dataclass(group):
-            plain.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            plain.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         types = get_type_hints(group, include_extras=True)
         groups[name] = group

@@ -1,0 +1,321 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <limits>
+#include <utility>
+
+#include "core/error.h"
+#include "engine/kv_size.h"
+#include "engine/logits.h"
+#include "engine/memory.h"
+
+namespace pyllm {
+namespace {
+
+constexpr int64_t kMostBatchTokens = 1 << 20;
+constexpr int64_t kMostLogitsBytes = 64 << 20;  // of one step, for want_logits
+
+EngineOptions checked(EngineOptions options, const Model* model) {
+  if (!model) fail("the model already belongs to an engine; load it again for another one");
+  const int64_t made_for = model->config().context_length;
+  if (options.context < 0 || options.context > made_for)
+    fail("context: expected 1 to ", made_for, ", the length that the model was made for (0 means that), got ",
+         options.context);
+  if (options.context == 0) options.context = made_for;
+  if (options.max_batch_tokens < 1 || options.max_batch_tokens > kMostBatchTokens)
+    fail("max_batch_tokens: expected 1 to ", kMostBatchTokens, ", got ", options.max_batch_tokens);
+  if (options.max_sequences < 0 || options.max_sequences > options.max_batch_tokens)
+    fail("max_sequences: expected 1 to ", options.max_batch_tokens,
+         ", as each may need one of a step's max_batch_tokens (0: automatic), got ", options.max_sequences);
+  if (options.max_sequences == 0) options.max_sequences = std::min(64, options.max_batch_tokens);
+  if (options.kv_bytes < 0) fail("kv_bytes: expected a size in bytes (0: automatic), got ", options.kv_bytes);
+  // A vocabulary may name tokens that the model has no logits for; they never end anything.
+  const int64_t vocab = model->config().vocab;
+  std::erase_if(options.eos, [&](int32_t id) { return id < 0 || id >= vocab; });
+  return options;
+}
+
+SchedulerOptions scheduling(const EngineOptions& options, int blocks, int64_t vocab) {
+  SchedulerOptions s;
+  s.blocks = blocks;
+  s.max_batch_tokens = options.max_batch_tokens;
+  s.max_sequences = options.max_sequences;
+  const int64_t row_bytes = vocab * static_cast<int64_t>(sizeof(float));
+  s.max_logits_rows = static_cast<int>(std::clamp<int64_t>(kMostLogitsBytes / row_bytes, 1, kMostBatchTokens));
+  s.prefix_cache = options.prefix_cache;
+  return s;
+}
+
+std::span<float> row(const Tensor& logits, int64_t i) {
+  return {logits.row(i), static_cast<size_t>(logits.cols)};
+}
+
+bool contains(const std::vector<int32_t>& list, int32_t id) {
+  return std::find(list.begin(), list.end(), id) != list.end();
+}
+
+}  // namespace
+
+Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
+    : options_(checked(options, model.get())),
+      vocab_(model->config().vocab),
+      context_(options_.context),
+      kv_blocks_(kv_pool_blocks(
+          {model->kv_block_bytes(), context_, options_.max_sequences, options_.kv_bytes, available_memory()})),
+      limit_(std::min(context_, static_cast<int64_t>(kv_blocks_) * kBlockTokens)),
+      scheduler_(scheduling(options_, kv_blocks_, vocab_)),
+      model_(std::move(model)) {
+  model_->allocate_kv(kv_blocks_);
+  count({});
+}
+
+void Engine::check(const Request& request) const {
+  const auto& tokens = request.tokens;
+  const int64_t length = static_cast<int64_t>(tokens.size());
+  if (tokens.empty()) fail("prompt: expected at least one token, got none");
+  for (int64_t i = 0; i < length; ++i)
+    if (tokens[i] < 0 || tokens[i] >= vocab_)
+      fail("prompt: expected token ids from 0 to ", vocab_ - 1, ", got ", tokens[i], " at position ", i);
+  if (length > context_)
+    fail("prompt: ", length, " tokens are more than the context of ", context_,
+         context_ < model_->config().context_length ? "; shorten it, or load the model with a larger context"
+                                                    : "; shorten it");
+  if (length > limit_)
+    fail("prompt: ", length, " tokens are more than the ", limit_, " that the KV pool holds (",
+         kv_blocks_ * model_->kv_block_bytes(), " bytes; it would need ",
+         scheduler_.blocks_for(length) * model_->kv_block_bytes(),
+         "); shorten it, or give the engine more kv_bytes");
+  validate(request.params, vocab_);
+}
+
+void Engine::submit(Request request) {
+  check(request);
+  const std::lock_guard lock(mutex_);
+  const uint64_t id = request.id;
+  if (!ids_.insert(id).second) fail("request ", id, " has not finished; expected an id that is not in use");
+  inbox_.push_back({id, std::move(request)});
+  arrived_.notify_one();
+}
+
+void Engine::cancel(uint64_t id) {
+  const std::lock_guard lock(mutex_);
+  inbox_.push_back({id, std::nullopt});
+  arrived_.notify_one();
+}
+
+void Engine::wake() {
+  const std::lock_guard lock(mutex_);
+  awake_ = true;
+  arrived_.notify_one();
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(mutex_);
+  EngineStats stats = stats_;
+  for (const Message& message : inbox_)
+    if (message.request) ++stats.waiting;
+  return stats;
+}
+
+std::vector<Event> Engine::step(std::optional<double> timeout) {
+  if (timeout && !(*timeout >= 0.0)) fail("timeout: expected 0 or more seconds, got ", *timeout);
+  const std::lock_guard one(stepping_);
+  std::vector<Event> events;
+  for (Message& message : receive(timeout)) {
+    if (message.request) {
+      start(std::move(*message.request));
+    } else {
+      end(message.id, Finish::Cancelled, "", events);
+    }
+  }
+  const Plan plan = scheduler_.plan();
+  if (!plan.empty()) {
+    Tensor logits;
+    std::string failure;
+    try {
+      logits = model_->forward(plan.batch);
+    } catch (const std::exception& error) {
+      failure = message("the step failed: ", error.what());
+    }
+    if (failure.empty()) {
+      scheduler_.commit(plan, sample(plan, logits, events));
+    } else {
+      fail_step(plan, failure, events);
+    }
+  }
+  retire(events);
+  count(plan);
+  return events;
+}
+
+std::vector<Engine::Message> Engine::receive(std::optional<double> timeout) {
+  std::unique_lock lock(mutex_);
+  if (scheduler_.idle()) {
+    const auto ready = [&] { return awake_ || !inbox_.empty(); };
+    constexpr double kDay = 86400.0;  // longer ones would overflow the clock
+    if (!timeout) {
+      arrived_.wait(lock, ready);
+    } else {
+      arrived_.wait_for(lock, std::chrono::duration<double>(std::min(*timeout, kDay)), ready);
+    }
+  }
+  awake_ = false;
+  return std::exchange(inbox_, {});
+}
+
+void Engine::start(Request request) {
+  Sequence s;
+  s.request = request.id;
+  s.salt = std::move(request.cache_salt);
+  s.tokens = std::move(request.tokens);
+  const bool full = s.total() >= limit_;
+  s.want = request.want_logits ? Want::Logits : full ? Want::Nothing : Want::Tokens;
+  const int n = request.want_logits ? 1 : request.params.n;
+  if (s.want == Want::Tokens) s.streams = n;
+
+  Active active;
+  active.params = std::move(request.params);
+  active.prompt_tokens = s.total();
+  for (int i = 0; i < n; ++i) {
+    active.streams.push_back({Sampler(active.params, options_.eos, i)});
+    active.params.seed = active.streams[0].sampler.seed();  // drawn once, where the user gives none
+  }
+  active.order = scheduler_.add(std::move(s), request.priority);
+  active_.emplace(request.id, std::move(active));
+}
+
+Event& Engine::emit(uint64_t id, int index, const Active& active, std::vector<Event>& events) {
+  Event& event = events.emplace_back();
+  event.id = id;
+  event.index = index;
+  event.prompt_tokens = active.prompt_tokens;
+  event.cached_tokens = active.cached_tokens;
+  return event;
+}
+
+// Ends every stream of the request that has not finished.
+void Engine::end(uint64_t id, Finish finish, const std::string& detail, std::vector<Event>& events) {
+  const auto found = active_.find(id);
+  if (found == active_.end()) return;
+  Active& active = found->second;
+  scheduler_.remove(active.order);
+  for (size_t i = 0; i < active.streams.size(); ++i) {
+    if (std::exchange(active.streams[i].finished, true)) continue;
+    Event& event = emit(id, static_cast<int>(i), active, events);
+    event.finish = finish;
+    event.detail = detail;
+  }
+}
+
+void Engine::fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events) {
+  std::unordered_set<uint64_t> requests;  // ending one invalidates the plan's sequences
+  for (const Chunk& chunk : plan.chunks) requests.insert(chunk.sequence->request);
+  for (const uint64_t id : requests) end(id, Finish::Error, why, events);
+}
+
+std::vector<Next> Engine::sample(const Plan& plan, const Tensor& logits, std::vector<Event>& events) {
+  std::vector<Next> next;
+  for (const Chunk& chunk : plan.chunks) {
+    const Sequence& s = *chunk.sequence;
+    Active& active = active_.at(s.request);
+    active.cached_tokens = std::max(active.cached_tokens, s.cached);
+    if (chunk.logits > 0 && s.want == Want::Logits) deliver(chunk, logits, emit(s.request, 0, active, events));
+    for (int i = 0; i < chunk.samples; ++i) {
+      std::span<float> last = row(logits, chunk.first_logits);
+      if (i + 1 < chunk.samples) {  // the sampler overwrites its logits, and forks share them
+        row_.assign(last.begin(), last.end());
+        last = row_;
+      }
+      Event& event = emit(s.request, s.order.index + i, active, events);
+      sample_one(s, active, last, event);
+      next.push_back({event.token, event.finish != Finish::None});
+    }
+    if (chunk.last && s.want == Want::Nothing)
+      for (size_t i = 0; i < active.streams.size(); ++i) {
+        Event& event = emit(s.request, static_cast<int>(i), active, events);
+        event.finish = Finish::Length;
+        event.detail = full();
+      }
+  }
+  return next;
+}
+
+void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logits, Event& event) {
+  const auto tokens = std::span<const int32_t>(s.tokens);
+  const auto prompt = tokens.first(active.prompt_tokens), generated = tokens.subspan(active.prompt_tokens);
+  const SamplingParams& params = active.params;
+  try {
+    Sampled sampled = active.streams[event.index].sampler.sample(logits, prompt, generated, scratch_);
+    event.token = sampled.token;
+    event.logprob = sampled.logprob;
+    event.top_logprobs = std::move(sampled.top);
+  } catch (const std::exception& error) {
+    event.finish = Finish::Error;
+    event.detail = error.what();
+    return;
+  }
+  const bool eos = !params.ignore_eos && contains(options_.eos, event.token);
+  if (eos || contains(params.stop_token_ids, event.token)) {
+    event.finish = Finish::Stop;
+  } else if (static_cast<int64_t>(generated.size()) + 1 >= params.max_tokens) {
+    event.finish = Finish::Length;
+    event.detail = "max_tokens";
+  } else if (s.total() + 1 >= limit_) {
+    event.finish = Finish::Length;
+    event.detail = full();
+  }
+}
+
+void Engine::deliver(const Chunk& chunk, const Tensor& logits, Event& event) {
+  event.logits.reserve(static_cast<size_t>(chunk.logits * vocab_));
+  for (int i = 0; i < chunk.logits; ++i) {
+    const std::span<float> values = row(logits, chunk.first_logits + i);
+    if (const int32_t bad = scan(values, scratch_.chunk_max).bad; bad >= 0) {
+      const int position = chunk.sequence->computed + chunk.rows - chunk.logits + i;
+      event.logits = {};
+      event.finish = Finish::Error;
+      event.detail =
+          message("position ", position, ": the model's logits hold ", values[bad], " (token ", bad,
+                  "), expected finite numbers; the model file may be damaged, or its values overflow");
+      return;
+    }
+    event.logits.insert(event.logits.end(), values.begin(), values.end());
+  }
+  event.logits_rows = chunk.logits;
+  if (chunk.last) {
+    event.finish = Finish::Length;
+    event.detail = "max_tokens";
+  }
+}
+
+// Forgets the requests whose last stream has finished.
+void Engine::retire(const std::vector<Event>& events) {
+  for (const Event& event : events) {
+    if (event.finish == Finish::None) continue;
+    const auto found = active_.find(event.id);
+    if (found == active_.end()) continue;
+    auto& streams = found->second.streams;
+    streams[event.index].finished = true;
+    if (!std::all_of(streams.begin(), streams.end(), [](const Stream& s) { return s.finished; })) continue;
+    scheduler_.remove(found->second.order);  // what is left when the logits of a prompt went wrong
+    active_.erase(found);
+    const std::lock_guard lock(mutex_);
+    ids_.erase(event.id);
+  }
+}
+
+void Engine::count(const Plan& plan) {
+  const std::lock_guard lock(mutex_);
+  stats_.running = static_cast<int>(scheduler_.running().size());
+  stats_.waiting = static_cast<int>(scheduler_.waiting().size());
+  stats_.blocks_total = kv_blocks_;
+  stats_.blocks_free = scheduler_.pool().free();
+  stats_.blocks_cached = scheduler_.cache().size();
+  stats_.prefix_hit_tokens = scheduler_.hit_tokens();
+  stats_.preemptions = scheduler_.preemptions();
+  stats_.steps += !plan.empty();
+  stats_.tokens_computed += static_cast<int64_t>(plan.batch.tokens.size());
+}
+
+}  // namespace pyllm

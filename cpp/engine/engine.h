@@ -1,0 +1,116 @@
+// Requests in, events out: continuous batching over one model. A step is plan, forward, sample, commit.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <unordered_set>
+#include <vector>
+
+#include "engine/request.h"
+#include "engine/scheduler.h"
+#include "model/model.h"
+
+namespace pyllm {
+
+struct EngineOptions {
+  int64_t kv_bytes = 0;        // of the KV pool; 0: see kv_size.h
+  int64_t context = 0;         // tokens of a sequence at most; 0: what the model was made for
+  int max_batch_tokens = 512;  // computed in one step
+  int max_sequences = 0;       // running at the same time; 0: 64, or max_batch_tokens where that is less
+  bool prefix_cache = true;
+  std::vector<int32_t> eos;  // tokens that end a text
+};
+
+struct EngineStats {
+  int running = 0;  // sequences
+  int waiting = 0;
+  int blocks_total = 0;
+  int blocks_free = 0;
+  int blocks_cached = 0;  // kept for prefix reuse, whether in use or not
+  int64_t prefix_hit_tokens = 0;
+  int64_t preemptions = 0;
+  int64_t steps = 0;
+  int64_t tokens_computed = 0;
+};
+
+// submit, cancel, wake and stats may be called from any thread, step from one at a time.
+class Engine {
+ public:
+  // Takes the model over once the options have proved right. Throws Error when they do not.
+  Engine(std::unique_ptr<Model>&& model, const EngineOptions& options);
+
+  // Queues a request for the next step. Throws Error when it can never run: what was expected and what came.
+  void submit(Request request);
+  // Ends the request at the next step; one that is unknown or has finished is left alone.
+  void cancel(uint64_t id);
+
+  // One step's events. Without work it waits for some, at most `timeout` seconds, or until wake().
+  // What goes wrong in a step becomes events of the requests it hits; it throws only for a bad timeout.
+  std::vector<Event> step(std::optional<double> timeout = std::nullopt);
+  void wake();
+
+  EngineStats stats() const;
+  int64_t context() const { return context_; }
+  int kv_blocks() const { return kv_blocks_; }
+  int64_t vocab() const { return vocab_; }
+
+ private:
+  struct Stream {
+    Sampler sampler;
+    bool finished = false;
+  };
+  struct Active {
+    SamplingParams params;
+    int prompt_tokens = 0;
+    int cached_tokens = 0;
+    Order order;
+    std::vector<Stream> streams;  // [n]
+  };
+  struct Message {
+    uint64_t id;
+    std::optional<Request> request;  // none: cancel
+  };
+
+  void check(const Request& request) const;
+  std::vector<Message> receive(std::optional<double> timeout);
+  void start(Request request);
+  void end(uint64_t id, Finish finish, const std::string& detail, std::vector<Event>& events);
+  static Event& emit(uint64_t id, int index, const Active& active, std::vector<Event>& events);
+  void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);
+  std::vector<Next> sample(const Plan& plan, const Tensor& logits, std::vector<Event>& events);
+  void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, Event& event);
+  void deliver(const Chunk& chunk, const Tensor& logits, Event& event);
+  void retire(const std::vector<Event>& events);
+  void count(const Plan& plan);
+  const char* full() const { return limit_ < context_ ? "kv_pool" : "context"; }
+
+  const EngineOptions options_;
+  const int64_t vocab_;
+  const int64_t context_;
+  const int kv_blocks_;
+  const int64_t limit_;  // tokens of a sequence: the context, or the pool where that is smaller
+
+  // Of the stepping thread.
+  std::mutex stepping_;
+  Scheduler scheduler_;
+  std::unordered_map<uint64_t, Active> active_;
+  SamplerScratch scratch_;
+  std::vector<float> row_;  // [vocab]
+  std::unique_ptr<Model> model_;
+
+  // Shared with callers.
+  mutable std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::vector<Message> inbox_;
+  std::unordered_set<uint64_t> ids_;  // submitted and not finished
+  bool awake_ = false;
+  EngineStats stats_;
+};
+
+}  // namespace pyllm

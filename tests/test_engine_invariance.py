@@ -1,0 +1,123 @@
+"""Batch invariance: a request's logits are the same bits alone, among others, in any chunks, from the prefix
+cache and after preemption. Tiny models with random weights of every architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from engine_driver import Answer, Driver
+from shapes import write_model
+
+from pyllm import _core
+
+VOCAB = 320
+LENGTHS = [3, 16, 40, 97, 150, 260]
+MODELS = {"llama": "Q4_K", "qwen2": "q4_k_m", "qwen3": "F16", "gemma3": "Q8_0"}
+Steps = list[tuple[int, float, list[tuple[int, float]]]]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("models") / f"{request.param}.gguf"
+    return write_model(file, request.param, quant=MODELS[request.param], std=0.08, seed=3)
+
+
+@pytest.fixture(scope="module")
+def alone(path: Path) -> list[Steps]:
+    """What each prompt gets with the engine to itself."""
+    out = []
+    for number in range(len(LENGTHS)):
+        driver = open_engine(path, prefix_cache=False)
+        submit(driver, 0, number)
+        out.append(steps(driver.run()[0, 0]))
+    return out
+
+
+def open_engine(path: Path, blocks: int = 1500, **options: Any) -> Driver:
+    model = _core.Model(_core.GgufFile(path), threads=2)
+    return Driver(_core.Engine(model, kv_bytes=blocks * model.kv_block_bytes, eos=[], **options))
+
+
+def prompt(number: int) -> list[int]:
+    return np.random.default_rng(number).integers(3, 259, LENGTHS[number]).tolist()
+
+
+def submit(driver: Driver, id: int, number: int) -> None:
+    # Every token's log-probability at every step: equal only where all logits are.
+    driver.submit(id, prompt(number), max_tokens=40, logprobs=True, top_logprobs=VOCAB)
+
+
+def steps(answer: Answer) -> Steps:
+    assert answer.finish_reason == "length", answer.detail
+    return [(token, *logprob) for token, logprob in zip(answer.tokens, answer.logprobs, strict=True)]
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 7, 64, 512])
+def test_in_chunks_and_after_prefix_hits(path: Path, alone: list[Steps], max_batch_tokens: int) -> None:
+    driver = open_engine(path, max_batch_tokens=max_batch_tokens)
+    for turn in range(2):
+        for number in range(len(LENGTHS)):
+            submit(driver, 10 * turn + number, number)
+        answers = driver.run()
+        for number, expected in enumerate(alone):
+            assert steps(answers[10 * turn + number, 0]) == expected
+    assert driver.answers[15, 0].cached_tokens == 256
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 33, 64])
+def test_in_a_batch(path: Path, alone: list[Steps], size: int) -> None:
+    driver = open_engine(path)
+    for id in range(size):
+        submit(driver, id, (size + id) % len(LENGTHS))
+    answers = driver.run()
+    for id in range(size):
+        assert steps(answers[id, 0]) == alone[(size + id) % len(LENGTHS)]
+
+
+@pytest.mark.parametrize("prefix_cache", [True, False])
+def test_after_preemption(path: Path, alone: list[Steps], prefix_cache: bool) -> None:
+    driver = open_engine(path, blocks=20, prefix_cache=prefix_cache)
+    for id in range(12):
+        submit(driver, id, id % len(LENGTHS))
+    answers = driver.run()
+    assert driver.engine.stats()["preemptions"] > 0
+    for id in range(12):
+        assert steps(answers[id, 0]) == alone[id % len(LENGTHS)]
+
+
+def test_logits_of_a_prompt(path: Path) -> None:
+    def logits(max_batch_tokens: int, others: int) -> npt.NDArray[np.float32]:
+        driver = open_engine(path, max_batch_tokens=max_batch_tokens)
+        for id in range(others):
+            submit(driver, id, id)
+        driver.submit(99, prompt(4), options={"want_logits": True})
+        return np.concatenate(driver.run()[99, 0].logits)
+
+    expected = logits(512, 0)
+    assert expected.shape == (LENGTHS[4], VOCAB)
+    for max_batch_tokens, others in [(1, 0), (7, 2), (64, 5), (512, 6)]:
+        np.testing.assert_array_equal(logits(max_batch_tokens, others), expected)
+
+
+def test_a_request_with_nan_weights_fails_alone(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "nan.gguf", quant="F16", layers=2, seed=3)
+    expected = open_engine(path, blocks=4)
+    expected.submit(1, prompt(2), max_tokens=10)
+    embedding = next(t for t in _core.GgufFile(path).tensors if t.name == "token_embd.weight")
+    row_bytes = embedding.n_bytes // VOCAB
+    with path.open("r+b") as file:
+        file.seek(embedding.offset + 300 * row_bytes)
+        file.write(np.full(row_bytes // 2, np.nan, np.float16).tobytes())
+    # Four blocks: the second request gets those that the first has filled with NaN.
+    driver = open_engine(path, blocks=4)
+    driver.submit(0, [5, 300, *prompt(2)])
+    for id in (1, 2):
+        driver.submit(id, prompt(2), max_tokens=10)
+    answers = driver.run()
+    assert answers[0, 0].finish_reason == "error"
+    assert "the model's logits hold nan" in answers[0, 0].detail.replace("-nan", "nan")
+    assert answers[1, 0].tokens == answers[2, 0].tokens == expected.run()[1, 0].tokens

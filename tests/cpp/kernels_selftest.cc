@@ -301,8 +301,13 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
     const int padded = (head_dim + 15) / 16 * 16, block = 16 * (head_dim + padded);
     for (const int queries : {1, 2, 4, 8}) {
       for (const int length : {1, 37, kChunk}) {
-        for (const float softcap : {0.0f, 30.0f}) {
-          const std::vector<uint16_t> cache = random_halves(random, int64_t{block} * (kChunk / 16), 2.0f);
+        for (const bool bad : {false, true}) {
+          const float softcap = random.between(0, 1) == 0 ? 0.0f : 30.0f;
+          std::vector<uint16_t> cache = random_halves(random, int64_t{block} * (kChunk / 16), 2.0f);
+          // A NaN and an infinity among the keys of the last token: NaN scores.
+          const int place = (length - 1) / 16 * block + (length - 1) % 16;
+          if (bad) cache[static_cast<size_t>(place)] = 0x7e00;
+          if (bad) cache[static_cast<size_t>(place + 16)] = 0x7c00;
           const uint16_t* keys[kChunk / 16] = {};
           for (int b = 0; b * 16 < length; ++b) keys[b] = cache.data() + b * block;
           const std::vector<float> q = random_floats(random, int64_t{head_dim} * queries, 2.0f);
@@ -319,7 +324,7 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
           };
           check(
               kernels.name,
-              [&] { return message("attend ", head_dim, " ", queries, " ", length, " ", softcap); },
+              [&] { return message("attend ", head_dim, " ", queries, " ", length, " ", softcap, " ", bad); },
               run(kernels), run(twin));
         }
       }

@@ -5,16 +5,20 @@
 #include <fstream>
 #include <sstream>
 #include <string>
+#include <system_error>
 
 #ifdef __linux__
 #include <sched.h>
 #endif
+
+#include "core/error.h"
 
 namespace pyllm {
 
 namespace {
 
 constexpr uint64_t kIndexMask = (1u << 24) - 1;
+constexpr int kMaxThreads = 1024;
 constexpr int kSpins = 20000;  // about 50 us: longer than the gaps between the ops of a step
 
 inline void relax() {
@@ -79,10 +83,19 @@ int available_cpus() {
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_cpus();
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  if (threads > kMaxThreads) fail("threads: expected at most ", kMaxThreads, ", got ", threads);
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size() + 1;
+    join();
+    fail("threads: the system gives only ", started, " of ", threads, ": ", error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   stop_ = true;
   epoch_.fetch_add(1);
   epoch_.notify_all();

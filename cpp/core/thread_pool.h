@@ -14,7 +14,7 @@ int available_cpus();
 
 class ThreadPool {
  public:
-  // `threads` includes the caller; 0 means available_cpus().
+  // `threads` includes the caller; 0 means available_cpus(). Throws Error when the system gives too few.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -38,6 +38,7 @@ class ThreadPool {
     void* work;
     int64_t count, grain;
   };
+  void join();
   void run(Job job);
   bool claim_and_run(int thread);
   void worker(int thread);

@@ -38,10 +38,11 @@ def bench(
     path = find_model(model)
     from pyllm import _core
     from pyllm.llm import LLM
+    from pyllm.models import DEFAULT_MODEL
 
     threads = threads or _core.cpu_threads()
     report: dict[str, Any] = {
-        "model": str(path) if model is None else model,
+        "model": model or DEFAULT_MODEL,
         "threads": threads,
         "isa": _core.active_isa(),
         "device": cpu_name(),

@@ -90,7 +90,7 @@ def test_help_imports_nothing_heavy(run):
     code = (
         "import sys\nfrom pyllm.cli.app import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'rich', 'jinja2', 'tokenizers', 'huggingface_hub', 'pyllm._core', 'ctypes'}\n"
+        "heavy = {'numpy', 'pydantic', 'rich', 'jinja2', 'tokenizers', 'huggingface_hub', 'pyllm._core', 'ctypes'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -144,6 +144,29 @@ class Engine:
 def known_architectures() -> list[str]: ...
 def available_memory(root: str = "") -> int: ...
 
+# -- bind_tokenizer.cc ------------------------------------------------------------------------------------------------
+
+class PieceTokenizer:
+    @staticmethod
+    def from_scores(
+        tokens: Sequence[bytes],
+        scores: npt.NDArray[np.float32],
+        usable: npt.NDArray[np.uint8],
+        byte_tokens: Sequence[int],
+        unknown: int,
+    ) -> PieceTokenizer: ...
+    @staticmethod
+    def from_merges(
+        tokens: Sequence[bytes], merges: Sequence[bytes], byte_tokens: Sequence[int], unknown: int
+    ) -> PieceTokenizer: ...
+    def encode(self, text: str) -> list[int]: ...
+
+def split_merges(lines: Sequence[bytes]) -> list[tuple[str, str]]: ...
+
+class SpecialTokens:
+    def __init__(self, tokens: Sequence[tuple[str, int, bool, bool, bool]]) -> None: ...
+    def split(self, segments: Sequence[tuple[str, bool]]) -> list[int | str]: ...
+
 # -- bind_ops.cc ------------------------------------------------------------------------------------------------------
 
 def isas(built: bool = False) -> list[str]:

@@ -32,6 +32,10 @@ class Model(Protocol):
         """What a normal token stands for."""
         ...
 
+    def user_piece(self, token: bytes) -> bytes:
+        """What a user-defined token stands for."""
+        ...
+
 
 class SpecialTokens(Protocol):
     """Cuts (text, trusted) segments into ids of special tokens and the texts between them."""
@@ -137,8 +141,10 @@ class Tokenizer:
             raise PyllmError(f"token id {token}: the vocabulary has {self.vocab_size} tokens")
         stored = self.vocabulary.tokens[token]
         kind = self.vocabulary.types[token]
-        if kind in _SPECIAL or kind == TokenType.USER_DEFINED:
+        if kind in _SPECIAL:
             return stored
+        if kind == TokenType.USER_DEFINED:
+            return self._model.user_piece(stored)
         if kind == TokenType.BYTE:
             return _byte_of(stored) or stored
         return self._model.piece(stored)
@@ -223,6 +229,8 @@ class _Pieces:
     def piece(self, token: bytes) -> bytes:
         return token.replace(_SPACE.encode(), b" ")
 
+    user_piece = piece
+
 
 class _ByteLevel:
     """GPT-2's kind: every byte has a printable character, and words are merged one by one."""
@@ -246,6 +254,9 @@ class _ByteLevel:
             return bytes([self._bytes[character] for character in token.decode()])
         except (KeyError, UnicodeDecodeError):
             return token  # not written in byte characters: it can only mean itself
+
+    def user_piece(self, token: bytes) -> bytes:
+        return token
 
 
 def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> HuggingFaceTokenizer:
@@ -272,7 +283,7 @@ def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> Hugging
     tokenizer = HuggingFaceTokenizer(model)
     splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     return tokenizer
 
 

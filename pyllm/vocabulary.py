@@ -17,7 +17,7 @@ from pyllm.errors import PyllmError
 class Metadata(Protocol):
     """What is read from a file: `_core.GgufFile` is one."""
 
-    def get(self, key: str, default: Any = None) -> Any: ...
+    def get(self, key: str) -> Any: ...
 
     def string_bytes(self, key: str) -> list[bytes]: ...
 
@@ -124,10 +124,12 @@ def read_vocabulary(file: Metadata) -> Vocabulary:
     eom = roles.named("eom", None, _END_OF_MESSAGE)
     for role in _FIM_GUIDES:
         roles.named(*role)
-    stops = {eos, eot, eom, *(roles.named(*role) for role in _FIM_STOPS), *roles.all_of(_STOPS)}
+    found = [eos, eot, eom, *(roles.named(*role) for role in _FIM_STOPS), *roles.all_of(_STOPS)]
+    stops = {i for i in found if i is not None}
     ordinary = _ordinary(ids, stops)
-    if (named_so := ids.get(b"</s>")) is not None and named_so in ordinary:
-        types[named_so] = TokenType.NORMAL
+    for i in ordinary:
+        if tokens[i] == b"</s>":
+            types[i] = TokenType.NORMAL
     return Vocabulary(
         model=model,
         pre="gemma4" if model == "gemma4" else _text(file, "pre") or "default",
@@ -141,7 +143,7 @@ def read_vocabulary(file: Metadata) -> Vocabulary:
         eom=eom,
         unknown=unknown,
         pad=roles.id("padding"),
-        stop_ids=frozenset(i for i in stops - ordinary if i is not None),
+        stop_ids=frozenset(stops - ordinary),
         add_bos=_flag(file, "add_bos_token"),
         add_eos=bool(_flag(file, "add_eos_token")),
         add_space_prefix=_or(_flag(file, "add_space_prefix"), spm),
@@ -189,21 +191,21 @@ class _Roles:
         return found
 
 
-def _ordinary(ids: Mapping[bytes, int], stops: set[int | None]) -> set[int | None]:
+def _ordinary(ids: Mapping[bytes, int], stops: set[int]) -> set[int]:
     """Stops that another one shows to be none: <|end|> ends a part of a message, not the turn, in models that
     also have <|return|> and <|call|>; </s> is only a name beside <|tool_response>."""
 
     def has(text: bytes) -> bool:
         return ids.get(text) in stops
 
-    found = set()
+    found: set[bytes] = set()
     harmony = has(b"<|return|>") and has(b"<|call|>")
     solar = has(b"<|flush|>") and (has(b"<|call|>") or has(b"<|calls|>"))
     if harmony or solar:
-        found.add(ids.get(b"<|end|>"))
+        found.add(b"<|end|>")
     if has(b"<|tool_response>"):
-        found.add(ids.get(b"</s>"))
-    return found
+        found.add(b"</s>")
+    return {ids[text] for text in found if has(text)}
 
 
 def _types(file: Metadata, count: int) -> bytearray:

@@ -84,7 +84,7 @@ py::list split(const SpecialTokens& self, const std::vector<std::pair<std::strin
   std::vector<text::Segment> parts;
   for (const auto& [text, trusted] : segments) {
     joined += text;
-    parts.push_back({text, trusted});
+    if (!text.empty()) parts.push_back({text, trusted});
   }
   py::list out;
   for (const text::Fragment& fragment : self.split(joined, parts)) {

@@ -1,4 +1,5 @@
-// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread pool.
+// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread
+// pool.
 #pragma once
 
 #include <algorithm>
@@ -37,7 +38,8 @@ class CpuVector : public Vector {
   std::vector<float> values;
 };
 
-// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16 tokens][padded_dim].
+// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16
+// tokens][padded_dim].
 class CpuKvCache : public KvCache {
  public:
   KvShape shape;

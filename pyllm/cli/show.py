@@ -9,6 +9,7 @@ import click
 
 from pyllm.cli.options import json_flag, model_argument
 from pyllm.cli.output import fields, note, show_json, table
+from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
     from pyllm._core import GgufFile
@@ -34,9 +35,11 @@ def show(model: str, tensors: bool, sha256: bool, as_json: bool) -> None:
 
     Example: pyllm show smollm2-135m
     """
-    from pyllm.models import manifest_of, resolve
+    from pyllm.models import is_path, manifest_of, resolve
 
     manifest = manifest_of(model)
+    if manifest is None and not is_path(model):
+        raise PyllmError(f"{model} is not here yet: `pyllm pull {model}` fetches it")
     if manifest and not manifest.installed:
         note(f"{manifest.name} is not here yet: `pyllm pull {manifest.name}` fetches it")
         about = _from_catalogue(manifest)

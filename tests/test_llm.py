@@ -214,6 +214,31 @@ def test_interrupt_while_nothing_comes(make: Any) -> None:
     assert engine.idle()
 
 
+# --- chat ---------------------------------------------------------------------------------------------------
+
+
+class UserTemplate:
+    """The prompt is the last message; an answer ends where a user would speak."""
+
+    stop = ("\nUser:",)
+
+    def encode(self, messages: Any, tools: Any = None, **arguments: Any) -> list[int]:
+        return list(f"{messages[-1]['content']}{tools or ''}{arguments.get('mood', '')}".encode())
+
+
+def test_chat(make: Any) -> None:
+    llm, _ = make()
+    llm._template = UserTemplate()
+    turn = [{"role": "user", "content": "Hi"}]
+    assert llm.chat(turn).text == "Hi"
+    assert llm.chat(turn, tools=[1], mood="!").text == "Hi[1]!"
+    assert [a.index for a in llm.chat_all(turn, SamplingParams(n=2))] == [0, 1]
+    long = [{"role": "user", "content": "x" * 700 + "\nUser: me"}]
+    assert llm.chat(long).text == "x" * 700  # as long as the context lasts
+    assert "".join(llm.stream_chat(long, SamplingParams(max_tokens=None, stop=("xx",)))) == ""
+    assert llm.chat(long, SamplingParams(max_tokens=9)).finish_detail == "max_tokens"
+
+
 # --- stop strings -------------------------------------------------------------------------------------------
 
 

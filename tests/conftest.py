@@ -1,8 +1,8 @@
 """Tests run against the installed pyllm, not against the sources next to them.
 
-`python -m pytest` puts the checkout first on the module path, and `python -m pyllm` started from it finds the sources
-too, which have no compiled core. A development build puts the core there on purpose; then the checkout is what is
-meant.
+`python -m pytest` puts the checkout first on the module path, and `python -m pyllm` started there finds the
+sources too, which have no compiled core. A development build puts the core there on purpose; then the checkout
+is what is meant.
 """
 
 import os

@@ -37,10 +37,10 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   weight->panel_bytes = weight->packing != nullptr ? weight->packing->layout.panel_bytes(source.cols)
                                                    : kPanelRows * source.cols * type_info(source.type).bytes;
   if (weight->packing != nullptr && !weight->packing->keep_packed) return weight;
-  weight->panels = Memory(weight->panel_count() * weight->panel_bytes);
+  weight->panels = weights_.take<std::byte>(weight->panel_count() * weight->panel_bytes);
   pool_.parallel_for(weight->panel_count(), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {
-      std::byte* panel = weight->panels.data() + p * weight->panel_bytes;
+      std::byte* panel = weight->panels + p * weight->panel_bytes;
       if (weight->packing != nullptr)
         weight->packing->pack(source.data.data(), source.rows, source.cols, p * kPanelRows,
                               reinterpret_cast<uint8_t*>(panel));

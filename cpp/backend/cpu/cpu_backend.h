@@ -20,7 +20,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  Memory panels;                        // empty: panels are expanded from `source` just before use
+  std::byte* panels = nullptr;           // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -101,6 +101,7 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
   std::vector<int32_t> positions_;  // [row]
+  Arena weights_;  // all panels side by side, in huge pages where they are offered
   Arena arena_;
 };
 

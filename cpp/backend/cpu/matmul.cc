@@ -86,7 +86,7 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
                                      arena_.take<int32_t>(2 * n * steps), arena_.take<float>(2 * n * steps)});
       parts.push_back({&w, kernels_.matmul(layout), &*found, column, panels});
       panels += w.panel_count();
-      if (w.panels.size() == 0) scratch_bytes = std::max(scratch_bytes, w.panel_bytes);
+      if (w.panels == nullptr) scratch_bytes = std::max(scratch_bytes, w.panel_bytes);
     }
     column += w.rows;
   }
@@ -127,8 +127,8 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
       const Part& part = parts[index];
       const CpuMatrix& w = *part.weight;
       const int64_t panel = p - part.first_panel, row = panel * kPanelRows;
-      const std::byte* data = w.panels.data() + panel * w.panel_bytes;
-      if (w.panels.size() == 0) {
+      const std::byte* data = w.panels + panel * w.panel_bytes;
+      if (w.panels == nullptr) {
         std::byte* mine = expanded + thread * ((scratch_bytes + 63) / 64 * 64);
         w.packing->pack(w.source.data(), w.rows, w.cols, row, reinterpret_cast<uint8_t*>(mine));
         data = mine;
@@ -163,7 +163,7 @@ void CpuBackend::matmul_float(const Factor& factor, Tensor x, Tensor out) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t row = p * kPanelRows;
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels.data() + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
+        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
                                   out.row(tile.first) + row, out.stride,
                                   static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
     }

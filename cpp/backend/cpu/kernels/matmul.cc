@@ -89,6 +89,8 @@ struct ScaleReader {
   }
 };
 
+constexpr int64_t kPrefetch = 2048;  // bytes ahead
+
 template <Layout L, int N>
 void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const ActivationTile& x, float* out,
           int64_t stride, int rows) {
@@ -102,6 +104,9 @@ void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const Act
   f32x16 acc[N];
   for (int c = 0; c < N; ++c) acc[c] = zero();
   for (int64_t s = 0; s < columns / kStep; ++s) {
+    // A single column leaves the memory little time: the hardware's prefetchers stop at page borders.
+    if constexpr (N <= 2)
+      for (int64_t i = 0; i < L.step_bytes(); i += 64) __builtin_prefetch(codes + kPrefetch + i);
     u8x64 code[8];
     unpack<L>(codes, table, code);
     scales.begin(s);

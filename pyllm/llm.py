@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -194,7 +194,7 @@ class LLM:
     ) -> list[Completion]:
         """As chat(), all params.n answers."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.generate([tokens], params or _CHAT)
+        return self.generate([tokens], self._chat_params(params))
 
     def stream_chat(
         self,
@@ -206,7 +206,7 @@ class LLM:
     ) -> Generator[Piece, None, None]:
         """As chat(), piece by piece."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.stream(tokens, params or _CHAT)
+        return self.stream(tokens, self._chat_params(params))
 
     def chat_tokens(
         self,
@@ -216,7 +216,7 @@ class LLM:
         **template_arguments: Any,
     ) -> list[int]:
         """The prompt that chat() gives the model. Only the template's own text becomes control tokens."""
-        return self.template.encode(self.tokenizer, messages, tools=tools, **template_arguments)
+        return self.template.encode(messages, tools=tools, **template_arguments)
 
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after each of `tokens`: [token, vocab]. Nothing is sampled and no other request disturbed."""
@@ -247,7 +247,7 @@ class LLM:
         if self._template is None:
             from pyllm.template import ChatTemplate
 
-            self._template = ChatTemplate.from_gguf(self._file)
+            self._template = ChatTemplate.from_gguf(self._file, self.tokenizer)
         return self._template
 
     def stats(self) -> dict[str, int]:
@@ -281,6 +281,10 @@ class LLM:
         core = params.to_core(self._breaker_tokens)
         core.validate(self.config.vocab)
         return _Job(tokens, params, core)
+
+    def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
+        params = params or SamplingParams(max_tokens=None)
+        return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
 
     def _pieces(self, job: _Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):
@@ -329,9 +333,6 @@ class LLM:
             whole = [tokenizer.encode(breaker, add_bos=False) for breaker in breakers]
             self._breakers[breakers] = found + [tokens for tokens in whole if len(tokens) > 1]
         return self._breakers[breakers]
-
-
-_CHAT = SamplingParams(max_tokens=None)
 
 
 class _Background(Generic[_T]):

@@ -28,7 +28,9 @@ class ThreadPool {
     if (count <= 0) return;
     if (count <= grain || workers_.empty()) return f(int64_t{0}, count, 0);
     using Work = std::remove_reference_t<F>;
-    run({[](void* work, int64_t begin, int64_t end, int thread) { (*static_cast<Work*>(work))(begin, end, thread); },
+    run({[](void* work, int64_t begin, int64_t end, int thread) {
+           (*static_cast<Work*>(work))(begin, end, thread);
+         },
          const_cast<void*>(static_cast<const void*>(&f)), count, grain});
   }
 

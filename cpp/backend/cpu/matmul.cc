@@ -106,9 +106,9 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
                       raw + 2 * base);
     for (const Sums& s : sums) {
       for (int64_t i = base; i < base + width * steps; i += width) {
-        const int32_t whole[2] = {raw[2 * i] + raw[2 * i + 1], 0};
-        const int32_t* sum = s.group == kStep ? whole : raw + 2 * i;
-        for (int h = 0; h < 2; ++h) {
+        const bool whole = s.group == kStep;
+        const int32_t sum[2] = {whole ? raw[2 * i] + raw[2 * i + 1] : raw[2 * i], raw[2 * i + 1]};
+        for (int h = 0; h < (whole ? 1 : 2); ++h) {
           s.init[2 * i + h] = -s.zero * sum[h];
           if (s.has_min) s.sum[2 * i + h] = scale[i] * static_cast<float>(sum[h]);
         }

@@ -26,12 +26,11 @@ void quantize(const float* x, int64_t n, int8_t* q, int64_t q_stride, float* sca
     // Blocks so small that the quotient could overflow count as zero.
     const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
     *scale = largest / 127.0f + poison;
-    store_i8(q, round(mul(a, set(inverse))));
-    store_i8(q + 16, round(mul(b, set(inverse))));
-    sums[0] = sums[1] = 0;
-    for (int i = 0; i < 16; ++i) {
-      sums[0] += q[i];
-      sums[1] += q[i + 16];
+    const f32x16 whole[2] = {round(mul(a, set(inverse))), round(mul(b, set(inverse)))};
+    for (int h = 0; h < 2; ++h) {
+      store_i8(q + 16 * h, whole[h]);
+      const float total = sum(whole[h]);  // exact: at most 16 x 127
+      sums[h] = total == total ? static_cast<int32_t>(total) : 0;
     }
   }
 }

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-# -- bind_gguf.cc --------------------------------------------------------------------------------------------
+# -- bind_gguf.cc ----------------------------------------------------------------------------------------------
 
 MetadataValue: TypeAlias = (
     bool | int | float | str | npt.NDArray[np.generic] | list["MetadataValue"] | list[str]
@@ -46,19 +46,20 @@ class GgufFile:
     def get(self, key: str) -> MetadataValue | None: ...
     @overload
     def get(self, key: str, default: _Default) -> MetadataValue | _Default: ...
+    def numbers(self, key: str) -> list[int] | list[float] | None: ...
     def string_bytes(self, key: str) -> list[bytes]: ...
     @property
     def tensors(self) -> list[TensorInfo]: ...
     def tensor_data(self, name: str) -> npt.NDArray[np.uint8]: ...
 
-# -- bind_quant.cc -------------------------------------------------------------------------------------------
+# -- bind_quant.cc ---------------------------------------------------------------------------------------------
 
 Buffer: TypeAlias = bytes | bytearray | memoryview | npt.NDArray[np.generic]
 
 def quant_types() -> list[str]: ...
 def dequantize(type: str, data: Buffer, n: int) -> npt.NDArray[np.float32]: ...
 
-# -- bind_sampler.cc -----------------------------------------------------------------------------------------
+# -- bind_sampler.cc -------------------------------------------------------------------------------------------
 
 class SamplingParams:
     """As the engine takes them: token ids, no text. Every field is a keyword: cpp/engine/sampling_params.h."""
@@ -73,7 +74,7 @@ class SamplingParams:
 # `_core.testing.Sampler` and its like are for tests alone.
 testing: Any
 
-# -- bind_engine.cc ------------------------------------------------------------------------------------------
+# -- bind_engine.cc --------------------------------------------------------------------------------------------
 
 class Model:
     def __init__(self, file: GgufFile, threads: int = 0, isa: str = "") -> None: ...
@@ -144,14 +145,14 @@ class Engine:
 def known_architectures() -> list[str]: ...
 def available_memory(root: str = "") -> int: ...
 
-# -- bind_tokenizer.cc ------------------------------------------------------------------------------------------------
+# -- bind_tokenizer.cc -----------------------------------------------------------------------------------------
 
 class PieceTokenizer:
     @staticmethod
     def from_scores(
         tokens: Sequence[bytes],
-        scores: npt.NDArray[np.float32],
-        usable: npt.NDArray[np.uint8],
+        scores: Sequence[float],
+        usable: bytes,
         byte_tokens: Sequence[int],
         unknown: int,
     ) -> PieceTokenizer: ...
@@ -167,10 +168,10 @@ class SpecialTokens:
     def __init__(self, tokens: Sequence[tuple[str, int, bool, bool, bool]]) -> None: ...
     def split(self, segments: Sequence[tuple[str, bool]]) -> list[int | str]: ...
 
-# -- bind_ops.cc ------------------------------------------------------------------------------------------------------
+# -- bind_ops.cc -----------------------------------------------------------------------------------------------
 
 def isas(built: bool = False) -> list[str]:
-    """Instruction sets that can be used here, the best first; with `built`, all that this build has kernels for."""
+    """Instruction sets usable here, the best first; with `built`, all that this build has kernels for."""
 
 def active_isa(isa: str = "") -> str:
     """The one that is used: `isa`, else PYLLM_ISA, else the best. PyllmError when it can not be used here."""

@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
@@ -194,7 +194,7 @@ class LLM:
     ) -> list[Completion]:
         """As chat(), all params.n answers."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.generate([tokens], params or _CHAT)
+        return self.generate([tokens], self._chat_params(params))
 
     def stream_chat(
         self,
@@ -206,7 +206,7 @@ class LLM:
     ) -> Generator[Piece, None, None]:
         """As chat(), piece by piece."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.stream(tokens, params or _CHAT)
+        return self.stream(tokens, self._chat_params(params))
 
     def chat_tokens(
         self,
@@ -282,6 +282,10 @@ class LLM:
         core.validate(self.config.vocab)
         return _Job(tokens, params, core)
 
+    def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
+        params = params or SamplingParams(max_tokens=None)
+        return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
+
     def _pieces(self, job: _Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):
             yield piece
@@ -329,9 +333,6 @@ class LLM:
             whole = [tokenizer.encode(breaker, add_bos=False) for breaker in breakers]
             self._breakers[breakers] = found + [tokens for tokens in whole if len(tokens) > 1]
         return self._breakers[breakers]
-
-
-_CHAT = SamplingParams(max_tokens=None)
 
 
 class _Background(Generic[_T]):

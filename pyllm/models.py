@@ -272,7 +272,7 @@ def parse_manifest(data: Any) -> Manifest:
         size=_integer(data, "size"),
         sha256=_string(data, "sha256", ""),
         licence=Licence(**{k: _string(data.get("licence", {}), k, "") for k in ("name", "url", "terms")}),
-        defaults={k: float(v) for k, v in data.get("defaults", {}).items()},
+        defaults={str(k): _number(k, v) for k, v in data.get("defaults", {}).items()},
         sources=tuple(_source(s) for s in data["sources"]),
     )
     check_name(manifest.name)
@@ -320,6 +320,12 @@ def _string(data: Any, key: str, default: str | None = None) -> str:
     value = data[key] if default is None else data.get(key, default)
     if not isinstance(value, str):
         raise TypeError(f"{key}: expected text, found {value!r}")
+    return value
+
+
+def _number(key: str, value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{key}: expected a number, found {value!r}")
     return value
 
 

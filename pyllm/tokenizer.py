@@ -200,8 +200,6 @@ class _Pieces:
     """SentencePiece's kind of vocabulary."""
 
     def __init__(self, vocabulary: Vocabulary, file: Metadata) -> None:
-        import numpy as np
-
         from pyllm._core import PieceTokenizer
 
         tokens = vocabulary.tokens
@@ -209,12 +207,12 @@ class _Pieces:
         unknown = -1 if vocabulary.unknown is None else vocabulary.unknown
         if vocabulary.model == "llama":
             # User-defined tokens are found before any merging, unless they hold spaces in disguise.
-            usable = np.zeros(len(tokens), dtype=np.uint8)
-            usable[vocabulary.of_types(TokenType.NORMAL, TokenType.UNUSED, TokenType.UNDEFINED)] = 1
+            plain = (TokenType.NORMAL, TokenType.UNUSED, TokenType.UNDEFINED)
+            usable = bytearray(vocabulary.types.translate(bytes(kind in plain for kind in range(256))))
             for i in vocabulary.of_types(TokenType.USER_DEFINED):
                 usable[i] = _SPACE.encode() in tokens[i]
             self._pieces: Any = PieceTokenizer.from_scores(
-                tokens, scores(file, len(tokens)), usable, byte_tokens, unknown
+                tokens, scores(file, len(tokens)), bytes(usable), byte_tokens, unknown
             )
         else:
             self._pieces = PieceTokenizer.from_merges(tokens, merges(file), byte_tokens, -1)

@@ -6,6 +6,7 @@ holds; the lists below follow the models in circulation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,7 +18,11 @@ from pyllm.errors import PyllmError
 class Metadata(Protocol):
     """What is read from a file: `_core.GgufFile` is one."""
 
+    def __contains__(self, key: str) -> bool: ...
+
     def get(self, key: str) -> Any: ...
+
+    def numbers(self, key: str) -> list[Any] | None: ...
 
     def string_bytes(self, key: str) -> list[bytes]: ...
 
@@ -59,10 +64,8 @@ class Vocabulary:
 
     def of_types(self, *types: TokenType) -> list[int]:
         """Ids of all tokens of these types, in order."""
-        import numpy as np
-
-        found: list[int] = np.flatnonzero(np.isin(np.frombuffer(self.types, np.uint8), types)).tolist()
-        return found
+        # By the regular expression engine: a loop over 262,144 tokens would be felt at every start.
+        return [match.start() for match in re.finditer(b"[" + re.escape(bytes(types)) + b"]", self.types)]
 
 
 _BAR = "\uff5c"  # DeepSeek's full-width bar
@@ -209,13 +212,11 @@ def _ordinary(ids: Mapping[bytes, int], stops: set[int]) -> set[int]:
 
 
 def _types(file: Metadata, count: int) -> bytearray:
-    import numpy as np
-
-    found = file.get("tokenizer.ggml.token_type")
+    found = _numbers(file, "token_type", count)
     if found is None:
         return bytearray([TokenType.NORMAL]) * count
-    types = _numbers("token_type", found, count)
-    return bytearray(np.where((types >= 0) & (types <= max(TokenType)), types, 0).astype(np.uint8).tobytes())
+    known = range(max(TokenType) + 1)
+    return bytearray([kind if kind in known else 0 for kind in found])
 
 
 def _strip_right(file: Metadata, tokens: Sequence[bytes], types: bytearray) -> frozenset[int]:
@@ -237,26 +238,24 @@ def _strip_left(file: Metadata, ids: Mapping[bytes, int]) -> frozenset[int]:
 
 def _strings(file: Metadata, key: str) -> list[bytes]:
     key = f"tokenizer.ggml.{key}"
-    if file.get(key) is None:
+    if key not in file:
         raise PyllmError(f"{key}: missing")
     return file.string_bytes(key)
 
 
-def _numbers(key: str, found: Any, count: int) -> Any:
-    import numpy as np
-
-    if not isinstance(found, np.ndarray) or found.ndim != 1 or len(found) != count:
-        size = len(found) if isinstance(found, np.ndarray | list) else type(found).__name__
-        raise PyllmError(f"tokenizer.ggml.{key}: expected {count} numbers, one per token, found {size}")
+def _numbers(file: Metadata, key: str, count: int) -> list[Any] | None:
+    found = file.numbers(f"tokenizer.ggml.{key}")
+    if found is not None and len(found) != count:
+        raise PyllmError(f"tokenizer.ggml.{key}: expected {count} numbers, one per token, found {len(found)}")
     return found
 
 
-def scores(file: Metadata, count: int) -> Any:
-    """`tokenizer.ggml.scores`: float32 [token]."""
-    found = file.get("tokenizer.ggml.scores")
+def scores(file: Metadata, count: int) -> list[float]:
+    """`tokenizer.ggml.scores`, one per token."""
+    found = _numbers(file, "scores", count)
     if found is None:
         raise PyllmError("tokenizer.ggml.scores: missing; tokens of this kind cannot be merged without")
-    return _numbers("scores", found, count).astype("float32")
+    return found
 
 
 def merges(file: Metadata) -> list[bytes]:

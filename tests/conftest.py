@@ -1,14 +1,31 @@
 """Tests run against the installed pyllm, not against the sources next to them.
 
-`python -m pytest` puts the checkout first on the module path, where pyllm has no compiled core. A development
-build puts the core there on purpose; then the checkout is what is meant.
+`python -m pytest` puts the checkout first on the module path, and `python -m pyllm` started there finds the
+sources too, which have no compiled core. A development build puts the core there on purpose; then the checkout
+is what is meant.
 """
 
+import os
 import sys
 import sysconfig
 from pathlib import Path
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+import pytest
 
-if not (CHECKOUT / "pyllm" / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}").exists():
+CHECKOUT = Path(__file__).resolve().parent.parent
+INSTALLED = not (CHECKOUT / "pyllm" / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}").exists()
+
+if INSTALLED:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != CHECKOUT]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def outside_the_checkout(tmp_path_factory):
+    """Processes that tests start must not find the sources either."""
+    if not INSTALLED:
+        yield
+        return
+    before = Path.cwd()
+    os.chdir(tmp_path_factory.mktemp("cwd"))
+    yield
+    os.chdir(before)

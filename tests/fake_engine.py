@@ -75,10 +75,11 @@ class FakeEngine:
         return not self._running
 
     def step(self) -> list[FakeEvent]:
-        time.sleep(self._pause)
         with self._changed:
             self._changed.wait_for(lambda: self._running or self._awake or self.dies)
             self._awake = False
+        time.sleep(self._pause)
+        with self._changed:
             if self.dies:
                 raise self.dies
             self.steps += 1

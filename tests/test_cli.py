@@ -90,7 +90,7 @@ def test_help_imports_nothing_heavy(run):
     code = (
         "import sys\nfrom pyllm.cli.app import app\n"
         "try: app(['--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'numpy', 'rich', 'jinja2', 'tokenizers', 'huggingface_hub', 'pyllm._core', 'ctypes'}\n"
+        "heavy = {'numpy', 'pydantic', 'rich', 'jinja2', 'tokenizers', 'huggingface_hub', 'pyllm._core'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -174,6 +174,7 @@ def test_bad_models(run, tmp_path, tiny):
     (tmp_path / "half.gguf").write_bytes(tiny.read_bytes()[:300])
     failed(run("show", tmp_path / "half.gguf"), 1, "half.gguf")
     failed(run("show", "smolm2"), 1, "unknown model 'smolm2'. Did you mean smollm2-135m?")
+    failed(run("show", "hf:owner/repo/file.gguf"), 1, "is not here yet: `pyllm pull hf:owner/repo/file.gguf`")
     failed(run("rm", "smollm2-135m"), 1, "is not here")
     failed(run("rm", tiny), 1, "is not a name")
     assert tiny.exists()

@@ -99,8 +99,8 @@ def test_usage_timings_and_logprobs(make: Any) -> None:
     assert (r.usage.prompt_tokens, r.usage.completion_tokens, r.usage.cached_tokens) == (4, 4, 1)
     assert r.timings.load_s == 0.25
     assert r.timings.first_token_s > 0.001
-    assert 0 < r.timings.prompt_tokens_per_second < 3 / 0.002
-    assert 0 < r.timings.decode_tokens_per_second < 1 / 0.002
+    assert 0 < r.timings.prompt_tokens_per_second < 3 / 0.001
+    assert 0 < r.timings.decode_tokens_per_second < 1 / 0.001
     assert r.logprobs is not None
     assert [(p.token_id, p.logprob, p.top) for p in r.logprobs] == [(t, -0.5, ((t, -0.5),)) for t in b"abcd"]
     assert llm.generate("ab")[0].logprobs is None
@@ -214,6 +214,31 @@ def test_interrupt_while_nothing_comes(make: Any) -> None:
     assert engine.idle()
 
 
+# --- chat ---------------------------------------------------------------------------------------------------
+
+
+class UserTemplate:
+    """The prompt is the last message; an answer ends where a user would speak."""
+
+    stop = ("\nUser:",)
+
+    def encode(self, messages: Any, tools: Any = None, **arguments: Any) -> list[int]:
+        return list(f"{messages[-1]['content']}{tools or ''}{arguments.get('mood', '')}".encode())
+
+
+def test_chat(make: Any) -> None:
+    llm, _ = make()
+    llm._template = UserTemplate()
+    turn = [{"role": "user", "content": "Hi"}]
+    assert llm.chat(turn).text == "Hi"
+    assert llm.chat(turn, tools=[1], mood="!").text == "Hi[1]!"
+    assert [a.index for a in llm.chat_all(turn, SamplingParams(n=2))] == [0, 1]
+    long = [{"role": "user", "content": "x" * 700 + "\nUser: me"}]
+    assert llm.chat(long).text == "x" * 700  # as long as the context lasts
+    assert "".join(llm.stream_chat(long, SamplingParams(max_tokens=None, stop=("xx",)))) == ""
+    assert llm.chat(long, SamplingParams(max_tokens=9)).finish_detail == "max_tokens"
+
+
 # --- stop strings -------------------------------------------------------------------------------------------
 
 
@@ -314,7 +339,7 @@ def test_many_threads_one_llm(make: Any) -> None:
         t.join(30)
     assert not wrong
     assert not any(t.is_alive() for t in threads)
-    assert engine.most_at_once > 4
+    assert engine.most_at_once > 2
 
 
 def outcome(work: Callable[[], Any]) -> tuple[threading.Thread, list[BaseException]]:

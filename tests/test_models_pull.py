@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -366,8 +367,7 @@ def test_an_interrupted_pull_leaves_a_partial_that_is_used(hub, how):
         partials = list((models.home() / "models").rglob("*.gguf.*.partial"))
         if partials and partials[0].stat().st_size > 0:
             break
-        process.poll()
-        signal.sigtimedwait([], 0.05)
+        time.sleep(0.05)
     process.send_signal(how)
     process.communicate(timeout=20)
     assert process.returncode != 0
@@ -380,6 +380,28 @@ def test_an_interrupted_pull_leaves_a_partial_that_is_used(hub, how):
     assert left_over(pulled.manifest.folder) == ["Tiny-Q4.gguf", "model.json"]
     assert 0 < kept <= 300_000
     assert hub.ranges()[-1] == f"bytes={kept}-"
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_pip_is_ended_and_leaves_nothing(tmp_path, how, code):
+    (tmp_path / "pip.py").write_text(  # instead of the real pip: says that it runs, and runs on
+        "import os, sys, time\nopen(os.environ['STARTED'], 'w').write(str(os.getpid()))\ntime.sleep(60)\n"
+    )
+    started = tmp_path / "started"
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "STARTED": str(started)}
+    command = [sys.executable, "-m", "pyllm", "pull", "smollm2-135m"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    for _ in range(400):
+        if started.exists() and started.read_text():
+            break
+        time.sleep(0.05)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == code
+    assert said == "pyllm: pulling smollm2-135m (92.9 MB)\n"
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+    assert not (models.home() / "models" / "smollm2-135m").exists()
 
 
 def test_two_pulls_at_once_fetch_once(hub):

@@ -1,4 +1,4 @@
-"""Every kernel on every instruction set against its obvious twin, and all instruction sets against each other."""
+"""Every kernel on every instruction set against its obvious twin, and all of them against each other."""
 
 import itertools
 

@@ -1,7 +1,7 @@
 // The operations a device must provide. Models are written over these and know no device.
 //
-// Every op takes float32 tensors [row, feature] in the backend's memory; rows of all sequences of the step lie side by
-// side. Ops run in order; results are on the host's side only after `download`.
+// Every op takes float32 tensors [row, feature] in the backend's memory; rows of all sequences of the step lie
+// side by side. Ops run in order; results are on the host's side only after `download`.
 #pragma once
 
 #include <cstddef>
@@ -63,9 +63,9 @@ enum class RopePairs {
 
 struct AttentionShape {
   int heads = 0, kv_heads = 0, head_dim = 0;
-  float scale = 1.0f;     // of the scores, before the softmax
-  int window = 0;         // a token sees itself and the window - 1 before it; 0: all
-  float softcap = 0.0f;   // 0: none
+  float scale = 1.0f;    // of the scores, before the softmax
+  int window = 0;        // a token sees itself and the window - 1 before it; 0: all
+  float softcap = 0.0f;  // 0: none
 };
 
 class Backend {
@@ -82,8 +82,8 @@ class Backend {
   // A step: `begin` forgets the scratch of the last one. The batch must live until the next begin.
   virtual void begin(const Batch& batch) = 0;
   virtual Tensor scratch(int64_t rows, int64_t cols) = 0;
-  virtual int64_t mark() const = 0;          // scratch taken so far ...
-  virtual void release(int64_t mark) = 0;    // ... and back to there
+  virtual int64_t mark() const = 0;        // scratch taken so far ...
+  virtual void release(int64_t mark) = 0;  // ... and back to there
 
   // out[r] = table[tokens[r]] * scale
   virtual void embed(const Weight& table, float scale, Tensor out) = 0;
@@ -91,10 +91,11 @@ class Backend {
   virtual void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) = 0;
   // out = x times each factor transposed, side by side in out's columns.
   virtual void matmul(std::span<const Factor> factors, Tensor x, Tensor out) = 0;
-  virtual void add(Tensor x, Tensor y) = 0;  // x += y
+  virtual void add(Tensor x, Tensor y) = 0;                        // x += y
   virtual void silu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // silu(gate) * up
   virtual void gelu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // gelu(gate) * up, the tanh form
-  // Cosines and sines, [row][cos 0.., sin 0..], of the batch's positions times `frequency`; both times `magnitude`.
+  // Cosines and sines, [row][cos 0.., sin 0..], of the batch's positions times `frequency`; both times
+  // `magnitude`.
   virtual void rope_table(const Vector& frequency, float magnitude, Tensor out) = 0;
   // Rotates the first 2 * (table.cols / 2) features of every head in place.
   virtual void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) = 0;

@@ -18,10 +18,11 @@ struct BatchSequence {
 };
 
 struct Batch {
-  std::vector<int32_t> tokens;                     // [row]
+  std::vector<int32_t> tokens;  // [row]
   std::vector<BatchSequence> sequences;
-  std::vector<int32_t> sampled_rows;               // rows whose logits are wanted, ascending
-  std::vector<std::pair<int32_t, int32_t>> copies;  // (from, to) blocks to copy, in this order, before anything is written
+  std::vector<int32_t> sampled_rows;  // rows whose logits are wanted, ascending
+  std::vector<std::pair<int32_t, int32_t>>
+      copies;  // (from, to) blocks to copy, in this order, before anything is written
 
   bool empty() const { return tokens.empty(); }
 };

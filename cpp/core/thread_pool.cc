@@ -1,20 +1,24 @@
 #include "core/thread_pool.h"
 
 #include <algorithm>
-#include <cstdio>
+#include <cmath>
 #include <fstream>
-#include <sstream>
-#include <string>
+#include <system_error>
+
+#include "core/cgroup.h"
 
 #ifdef __linux__
 #include <sched.h>
 #endif
+
+#include "core/error.h"
 
 namespace pyllm {
 
 namespace {
 
 constexpr uint64_t kIndexMask = (1u << 24) - 1;
+constexpr int kMaxThreads = 1024;
 constexpr int kSpins = 20000;  // about 50 us: longer than the gaps between the ops of a step
 
 inline void relax() {
@@ -25,37 +29,18 @@ inline void relax() {
 #endif
 }
 
-// CPUs that the quota file of one cgroup allows, or a large number.
-double quota_of(const std::string& folder) {
-  std::ifstream v2(folder + "/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (v2 >> quota >> period) return quota == "max" || period <= 0 ? 1e9 : std::stod(quota) / period;
-  double micros = 0;
-  std::ifstream v1_quota(folder + "/cpu.cfs_quota_us"), v1_period(folder + "/cpu.cfs_period_us");
-  if (v1_quota >> micros && v1_period >> period && micros > 0 && period > 0) return micros / period;
-  return 1e9;
-}
-
-// The tightest quota along this process's cgroup path (v2, or v1's cpu controller).
-double cgroup_cpus() {
+// CPUs that the tightest quota on the process's path allows, or a large number.
+double quota_cpus() {
   double cpus = 1e9;
-  std::ifstream groups("/proc/self/cgroup");
-  for (std::string line; std::getline(groups, line);) {
-    const size_t first = line.find(':'), second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    std::string root = "/sys/fs/cgroup";
-    if (!controllers.empty()) {
-      if (("," + controllers + ",").find(",cpu,") == std::string::npos) continue;
-      root += "/" + controllers;
+  for (const ControlGroup& group : control_groups("cpu")) {
+    double micros = 0, period = 0;
+    if (group.version == 2) {
+      std::ifstream(group.folder + "/cpu.max") >> micros >> period;  // "max" is no number and means no limit
+    } else {
+      std::ifstream(group.folder + "/cpu.cfs_quota_us") >> micros;
+      std::ifstream(group.folder + "/cpu.cfs_period_us") >> period;
     }
-    std::string path = line.substr(second + 1);
-    while (true) {
-      cpus = std::min(cpus, quota_of(root + path));
-      if (path.empty() || path == "/") break;
-      path.erase(path.rfind('/'));
-    }
+    if (micros > 0 && period > 0) cpus = std::min(cpus, micros / period);
   }
   return cpus;
 }
@@ -67,22 +52,26 @@ int available_cpus() {
 #ifdef __linux__
   cpu_set_t mask;
   if (sched_getaffinity(0, sizeof mask, &mask) == 0) cpus = CPU_COUNT(&mask);
-  try {
-    const double quota = cgroup_cpus();
-    if (quota < cpus) cpus = static_cast<int>(quota + 0.999);
-  } catch (const std::exception&) {
-    // A quota we cannot read does not limit us.
-  }
+  cpus = static_cast<int>(std::min<double>(cpus, std::ceil(quota_cpus())));
 #endif
   return std::max(cpus, 1);
 }
 
 ThreadPool::ThreadPool(int threads) {
   if (threads <= 0) threads = available_cpus();
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  if (threads > kMaxThreads) fail("threads: expected at most ", kMaxThreads, ", got ", threads);
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+  } catch (const std::system_error& error) {
+    const size_t started = workers_.size() + 1;
+    join();
+    fail("threads: the system gives only ", started, " of ", threads, ": ", error.what());
+  }
 }
 
-ThreadPool::~ThreadPool() {
+ThreadPool::~ThreadPool() { join(); }
+
+void ThreadPool::join() {
   stop_ = true;
   epoch_.fetch_add(1);
   epoch_.notify_all();

@@ -14,7 +14,7 @@ int available_cpus();
 
 class ThreadPool {
  public:
-  // `threads` includes the caller; 0 means available_cpus().
+  // `threads` includes the caller; 0 means available_cpus(). Throws Error when the system gives too few.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -28,7 +28,9 @@ class ThreadPool {
     if (count <= 0) return;
     if (count <= grain || workers_.empty()) return f(int64_t{0}, count, 0);
     using Work = std::remove_reference_t<F>;
-    run({[](void* work, int64_t begin, int64_t end, int thread) { (*static_cast<Work*>(work))(begin, end, thread); },
+    run({[](void* work, int64_t begin, int64_t end, int thread) {
+           (*static_cast<Work*>(work))(begin, end, thread);
+         },
          const_cast<void*>(static_cast<const void*>(&f)), count, grain});
   }
 
@@ -38,6 +40,7 @@ class ThreadPool {
     void* work;
     int64_t count, grain;
   };
+  void join();
   void run(Job job);
   bool claim_and_run(int thread);
   void worker(int thread);

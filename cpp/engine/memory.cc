@@ -6,6 +6,8 @@
 #include <optional>
 #include <sstream>
 
+#include "core/cgroup.h"
+
 #ifdef __APPLE__
 #include <sys/sysctl.h>
 #endif
@@ -42,37 +44,15 @@ struct Names {
 constexpr Names kVersion1 = {"/memory.limit_in_bytes", "/memory.usage_in_bytes", "total_inactive_file"};
 constexpr Names kVersion2 = {"/memory.max", "/memory.current", "inactive_file"};
 
-// The least that `mount + path` or a group above it leaves. Inside a container the path may not exist under
-// the mount; then the mount itself is the container's group.
-int64_t group_headroom(const std::string& mount, std::string path, const Names& names) {
+// The least that any control group on the process's path leaves.
+int64_t group_headroom(const std::string& root) {
   int64_t least = kUnlimited;
-  for (;;) {
-    while (!path.empty() && path.back() == '/') path.pop_back();
-    const std::string group = mount + path;
-    const auto limit = read_number(group + names.limit), used = read_number(group + names.used);
-    if (limit && used) {
-      const int64_t reclaimable = read_field(group + "/memory.stat", names.reclaimable, 0);
-      least = std::min(least, std::max<int64_t>(0, *limit - std::max<int64_t>(0, *used - reclaimable)));
-    }
-    if (path.empty()) return least;
-    path.erase(std::min(path.rfind('/'), path.size()));
-  }
-}
-
-// Lines of /proc/self/cgroup are "number:controllers:path"; version 2 has number 0 and no controllers.
-int64_t control_groups(const std::string& root) {
-  int64_t least = kUnlimited;
-  std::ifstream file(root + "/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    const size_t first = line.find(':');
-    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    const std::string path = line.substr(second + 1);
-    const std::string mount = root + "/sys/fs/cgroup";
-    if (controllers == ",,") least = std::min(least, group_headroom(mount, path, kVersion2));
-    if (controllers.find(",memory,") != std::string::npos)
-      least = std::min(least, group_headroom(mount + "/memory", path, kVersion1));
+  for (const ControlGroup& group : control_groups("memory", root)) {
+    const Names& names = group.version == 1 ? kVersion1 : kVersion2;
+    const auto limit = read_number(group.folder + names.limit), used = read_number(group.folder + names.used);
+    if (!limit || !used) continue;
+    const int64_t reclaimable = read_field(group.folder + "/memory.stat", names.reclaimable, 0);
+    least = std::min(least, std::max<int64_t>(0, *limit - std::max<int64_t>(0, *used - reclaimable)));
   }
   return least;
 }
@@ -88,6 +68,6 @@ int64_t machine(const std::string& root) {
 
 }  // namespace
 
-int64_t available_memory(const std::string& root) { return std::min(machine(root), control_groups(root)); }
+int64_t available_memory(const std::string& root) { return std::min(machine(root), group_headroom(root)); }
 
 }  // namespace pyllm

@@ -1,5 +1,5 @@
-// Gemma 3 (2025), text: scaled embeddings, norms before and after each half of a block, normalised queries and keys, and
-// five layers with a sliding window (own RoPE base) for each one that sees everything.
+// Gemma 3 (2025), text: scaled embeddings, norms before and after each half of a block, normalised queries and
+// keys, and five layers with a sliding window (own RoPE base) for each one that sees everything.
 #include <cmath>
 
 #include "model/decoder.h"
@@ -19,13 +19,15 @@ class Gemma3 : public Decoder {
   Gemma3(std::unique_ptr<Backend> backend, const Loader& load) : Decoder(std::move(backend), load) {
     AttentionShape& a = shape_.attention;
     const float eps = shape_.norm_eps;
-    // The 27B model (62 layers) scales by its width per head instead of the head's size; the format has no key for it.
-    if (shape_.layers == 62) a.scale = 1.0f / std::sqrt(static_cast<float>(shape_.dim) / static_cast<float>(a.heads));
+    // The 27B model (62 layers) scales by its width per head instead of the head's size; the format has no key
+    // for it.
+    if (shape_.layers == 62)
+      a.scale = 1.0f / std::sqrt(static_cast<float>(shape_.dim) / static_cast<float>(a.heads));
     global_ = local_ = a;
     local_.window = window(load);
     global_rope_ = load.rope(shape_, RopePairs::Halves);
-    local_rope_ = load.rope_unscaled(shape_, RopePairs::Halves,
-                                     load.file().maybe_number(load.key("rope.freq_base_swa")).value_or(10000.0));
+    local_rope_ = load.rope_unscaled(
+        shape_, RopePairs::Halves, load.file().maybe_number(load.key("rope.freq_base_swa")).value_or(10000.0));
     const std::vector<bool> is_global = global_layers(load);
     for (int i = 0; i < shape_.layers; ++i)
       layers_.push_back({is_global[static_cast<size_t>(i)], load.norm(block(i) + "attn_norm", shape_.dim, eps),
@@ -35,7 +37,8 @@ class Gemma3 : public Decoder {
                          load.norm(block(i) + "ffn_norm", shape_.dim, eps),
                          load.norm(block(i) + "post_ffw_norm", shape_.dim, eps), load.qkv(block(i), shape_),
                          load.linear(block(i) + "attn_output", shape_.dim, int64_t{a.heads} * a.head_dim),
-                         load.gate_up(block(i), shape_), load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
+                         load.gate_up(block(i), shape_),
+                         load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
   }
 
   Tensor forward(const Batch& batch) override {
@@ -66,7 +69,8 @@ class Gemma3 : public Decoder {
     return static_cast<int>(window);
   }
 
-  // attention.sliding_window_pattern: every n-th layer is global (6 where the key is absent), or a flag a layer.
+  // attention.sliding_window_pattern: every n-th layer is global (6 where the key is absent), or a flag a
+  // layer.
   std::vector<bool> global_layers(const Loader& load) const {
     const std::string key = load.key("attention.sliding_window_pattern");
     const gguf::Value* value = load.file().find(key);

@@ -1,4 +1,5 @@
-// What models are made of: values that know their backend, layers that know their weights, and a step that runs them.
+// What models are made of: values that know their backend, layers that know their weights, and a step that runs
+// them.
 #pragma once
 
 #include <array>

@@ -1,6 +1,6 @@
-// Llama and everything built like it (Touvron et al., 2023): RMS norm, grouped-query attention with rotary positions,
-// SiLU-gated feed-forward. Biases and Llama 3's RoPE factors are taken where the file has them. Qwen2 (2024) is the same
-// block with biases on q, k and v and its rotary pairs half a head apart.
+// Llama and everything built like it (Touvron et al., 2023): RMS norm, grouped-query attention with rotary
+// positions, SiLU-gated feed-forward. Biases and Llama 3's RoPE factors are taken where the file has them.
+// Qwen2 (2024) is the same block with biases on q, k and v and its rotary pairs half a head apart.
 #include "model/decoder.h"
 
 namespace pyllm {
@@ -14,14 +14,16 @@ struct LlamaLayer {
 
 class Llama : public Decoder {
  public:
-  Llama(std::unique_ptr<Backend> backend, const Loader& load, RopePairs pairs) : Decoder(std::move(backend), load) {
+  Llama(std::unique_ptr<Backend> backend, const Loader& load, RopePairs pairs)
+      : Decoder(std::move(backend), load) {
     const AttentionShape& a = shape_.attention;
     rope_ = load.rope(shape_, pairs);
     for (int i = 0; i < shape_.layers; ++i)
-      layers_.push_back({load.norm(block(i) + "attn_norm", shape_.dim, shape_.norm_eps),
-                         load.norm(block(i) + "ffn_norm", shape_.dim, shape_.norm_eps), load.qkv(block(i), shape_),
-                         load.linear(block(i) + "attn_output", shape_.dim, int64_t{a.heads} * a.head_dim),
-                         load.gate_up(block(i), shape_), load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
+      layers_.push_back(
+          {load.norm(block(i) + "attn_norm", shape_.dim, shape_.norm_eps),
+           load.norm(block(i) + "ffn_norm", shape_.dim, shape_.norm_eps), load.qkv(block(i), shape_),
+           load.linear(block(i) + "attn_output", shape_.dim, int64_t{a.heads} * a.head_dim),
+           load.gate_up(block(i), shape_), load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
   }
 
   Tensor forward(const Batch& batch) override {

@@ -74,8 +74,8 @@ DecoderShape Loader::decoder_shape() const {
     fail(key("attention.value_length"), ": expected key_length ", head_dim, ", the file has ", value_dim);
   shape.rope_dims = static_cast<int>(file_.maybe_integer(key("rope.dimension_count")).value_or(head_dim));
   if (shape.rope_dims <= 0 || shape.rope_dims > head_dim || shape.rope_dims % 2 != 0)
-    fail(key("rope.dimension_count"), ": expected an even number up to the head's ", head_dim, ", the file has ",
-         shape.rope_dims);
+    fail(key("rope.dimension_count"), ": expected an even number up to the head's ", head_dim,
+         ", the file has ", shape.rope_dims);
   shape.attention = {.heads = static_cast<int>(heads),
                      .kv_heads = static_cast<int>(kv_heads),
                      .head_dim = static_cast<int>(head_dim),
@@ -115,11 +115,13 @@ Rope Loader::rope(const DecoderShape& shape, RopePairs pairs) const {
       double& f = frequency[static_cast<size_t>(i)];
       f = f / factor * (1.0 - keep) + f * keep;
     }
-    magnitude = file_.maybe_number(key("rope.scaling.attn_factor")).value_or(1.0) * (1.0 + 0.1 * std::log(factor));
+    magnitude =
+        file_.maybe_number(key("rope.scaling.attn_factor")).value_or(1.0) * (1.0 + 0.1 * std::log(factor));
   } else if (type != "none") {
     fail(key("rope.scaling.type"), ": expected none, linear or yarn, the file has ", type);
   }
-  return {backend_.vector(std::vector<float>(frequency.begin(), frequency.end())), static_cast<float>(magnitude), pairs};
+  return {backend_.vector(std::vector<float>(frequency.begin(), frequency.end())),
+          static_cast<float>(magnitude), pairs};
 }
 
 const gguf::TensorInfo& Loader::tensor(const std::string& name) const {
@@ -132,7 +134,8 @@ const gguf::TensorInfo& Loader::tensor(const std::string& name) const {
 
 const gguf::TensorInfo& Loader::matrix(const std::string& name, int64_t rows, int64_t cols) const {
   const gguf::TensorInfo& t = tensor(name);
-  if (t.shape.size() != 2 || t.shape[0] != static_cast<uint64_t>(cols) || t.shape[1] != static_cast<uint64_t>(rows))
+  if (t.shape.size() != 2 || t.shape[0] != static_cast<uint64_t>(cols) ||
+      t.shape[1] != static_cast<uint64_t>(rows))
     fail(name, ": expected shape [", cols, ", ", rows, "] from the ", architecture_, " metadata, the file has ",
          shape_text(t.shape));
   if (!quant::is_weight_type(t.type))
@@ -154,7 +157,8 @@ Linear Loader::linear(const std::string& name, int64_t rows, int64_t cols) const
   const gguf::TensorInfo& t = matrix(name + ".weight", rows, cols);
   Linear result;
   result.parts.push_back({backend_.matrix({t.type, rows, cols, t.data}), nullptr});
-  if (const gguf::TensorInfo* bias = file_.find_tensor(name + ".bias")) result.parts[0].bias = vector(*bias, rows);
+  if (const gguf::TensorInfo* bias = file_.find_tensor(name + ".bias"))
+    result.parts[0].bias = vector(*bias, rows);
   return result;
 }
 

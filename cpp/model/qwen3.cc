@@ -22,7 +22,8 @@ class Qwen3 : public Decoder {
                          load.norm(block(i) + "attn_k_norm", a.head_dim, eps),
                          load.norm(block(i) + "ffn_norm", shape_.dim, eps), load.qkv(block(i), shape_),
                          load.linear(block(i) + "attn_output", shape_.dim, int64_t{a.heads} * a.head_dim),
-                         load.gate_up(block(i), shape_), load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
+                         load.gate_up(block(i), shape_),
+                         load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
   }
 
   Tensor forward(const Batch& batch) override {

@@ -28,23 +28,38 @@ std::vector<int32_t> end_tokens(const gguf::File& file, int64_t vocab) {
   return ids;
 }
 
-// A list or an array of integers, without a detour over Python objects for arrays.
+int32_t token_id(int64_t id, size_t position) {
+  if (id < 0 || id > std::numeric_limits<int32_t>::max())
+    fail("prompt: expected token ids from 0 up, got ", id, " at position ", position);
+  return static_cast<int32_t>(id);
+}
+
+[[noreturn]] void not_token_ids(const py::handle& found, const char* of) {
+  PyErr_Clear();
+  fail("prompt: expected a list or a one-dimensional array of token ids, got ",
+       py::repr(py::type::of(found)).cast<std::string>(), of);
+}
+
+// A list of integers, without numpy (which takes longer to import than a short prompt takes), or any array of them.
 std::vector<int32_t> token_ids(const py::object& tokens) {
+  std::vector<int32_t> ids;
+  if (py::isinstance<py::list>(tokens) || py::isinstance<py::tuple>(tokens)) {
+    for (const py::handle item : tokens) {
+      int overflow = 0;
+      if (!PyIndex_Check(item.ptr()) || PyBool_Check(item.ptr())) not_token_ids(tokens, " of other things");
+      const long long id = PyLong_AsLongLongAndOverflow(item.ptr(), &overflow);
+      if (overflow != 0) not_token_ids(tokens, " of numbers too large");
+      if (id == -1 && PyErr_Occurred() != nullptr) not_token_ids(tokens, " of other things");
+      ids.push_back(token_id(id, ids.size()));
+    }
+    return ids;
+  }
   const auto array = py::array::ensure(tokens);
   if (array && array.ndim() == 1 && array.size() == 0) return {};
-  if (!array || array.ndim() != 1 || (array.dtype().kind() != 'i' && array.dtype().kind() != 'u')) {
-    PyErr_Clear();
-    fail("prompt: expected a list or a one-dimensional array of token ids, got ",
-         py::repr(py::type::of(tokens)).cast<std::string>(), array ? " of other things" : "");
-  }
+  if (!array || array.ndim() != 1 || (array.dtype().kind() != 'i' && array.dtype().kind() != 'u'))
+    not_token_ids(tokens, array ? " of other things" : "");
   const auto wide = py::array_t<int64_t, py::array::c_style | py::array::forcecast>::ensure(array);
-  std::vector<int32_t> ids(static_cast<size_t>(wide.size()));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    const int64_t id = wide.data()[i];
-    if (id < 0 || id > std::numeric_limits<int32_t>::max())
-      fail("prompt: expected token ids from 0 up, got ", id, " at position ", i);
-    ids[i] = static_cast<int32_t>(id);
-  }
+  for (py::ssize_t i = 0; i < wide.size(); ++i) ids.push_back(token_id(wide.data()[i], ids.size()));
   return ids;
 }
 

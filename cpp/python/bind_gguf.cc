@@ -1,4 +1,6 @@
 // GgufFile: the reader for Python. Strings that are not UTF-8 keep their bytes as surrogate escapes.
+#include <cstring>
+
 #include "core/error.h"
 #include "gguf/reader.h"
 #include "python/module.h"
@@ -59,6 +61,44 @@ const char* numpy_name(ValueType type) {
   return nullptr;
 }
 
+template <typename T>
+T element(const Value& value, uint64_t i) {
+  T x;
+  std::memcpy(&x, value.bytes.data() + i * sizeof(T), sizeof(T));
+  return x;
+}
+
+py::object number(const Value& value, uint64_t i) {
+  switch (value.type) {
+    case ValueType::U8:
+      return py::int_(element<uint8_t>(value, i));
+    case ValueType::I8:
+      return py::int_(element<int8_t>(value, i));
+    case ValueType::U16:
+      return py::int_(element<uint16_t>(value, i));
+    case ValueType::I16:
+      return py::int_(element<int16_t>(value, i));
+    case ValueType::U32:
+      return py::int_(element<uint32_t>(value, i));
+    case ValueType::I32:
+      return py::int_(element<int32_t>(value, i));
+    case ValueType::U64:
+      return py::int_(element<uint64_t>(value, i));
+    case ValueType::I64:
+      return py::int_(element<int64_t>(value, i));
+    case ValueType::F32:
+      return py::float_(element<float>(value, i));
+    case ValueType::F64:
+      return py::float_(element<double>(value, i));
+    case ValueType::Bool:
+      return py::bool_(element<uint8_t>(value, i) != 0);
+    case ValueType::String:
+    case ValueType::Array:
+      break;
+  }
+  return py::none();
+}
+
 py::object to_python(const Value& value) {
   if (value.type == ValueType::String) {
     const auto strings = gguf::split_strings(value);
@@ -72,15 +112,24 @@ py::object to_python(const Value& value) {
     for (const Value& inner : gguf::split_arrays(value)) out.append(to_python(inner));
     return out;
   }
-  const py::array numbers(py::dtype(numpy_name(value.type)), {static_cast<py::ssize_t>(value.count)},
-                          value.bytes.data());
-  if (value.is_array) return numbers;
-  return numbers.attr("item")();
+  if (!value.is_array) return number(value, 0);
+  return py::array(py::dtype(numpy_name(value.type)), {static_cast<py::ssize_t>(value.count)}, value.bytes.data());
 }
 
 py::object get(const File& file, std::string_view key, py::object otherwise) {
   const Value* value = file.find(key);
   return value == nullptr ? otherwise : to_python(*value);
+}
+
+// Arrays of numbers as a plain list: numpy takes longer to import than all of this takes.
+py::object numbers(const File& file, std::string_view key) {
+  const Value* value = file.find(key);
+  if (value == nullptr) return py::none();
+  if (!value->is_array || value->type == ValueType::String || value->type == ValueType::Array)
+    fail(key, ": expected an array of numbers");
+  py::list out(value->count);
+  for (uint64_t i = 0; i < value->count; ++i) out[i] = number(*value, i);
+  return out;
 }
 
 py::list string_bytes(const File& file, std::string_view key) {
@@ -151,6 +200,7 @@ void bind_gguf(py::module_& m) {
       .def("get", &get, py::arg("key"), py::arg("default") = py::none(),
            "The metadata value: a bool, int, float or str, a numpy array, or a list for arrays of strings or "
            "arrays.")
+      .def("numbers", &numbers, py::arg("key"), "An array of numbers as a list; None when the key is absent.")
       .def("string_bytes", &string_bytes, py::arg("key"), "An array of strings as they are stored.")
       .def_property_readonly("tensors",
                              [](const std::shared_ptr<File>& file) {

@@ -1,4 +1,5 @@
-// Instruction sets and ceilings, and the CPU backend's ops one by one so that tests can hold them against their twins.
+// Instruction sets and ceilings, and the CPU backend's ops one by one so that tests can hold them against their
+// twins.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -35,7 +36,8 @@ WeightSource source(const std::string& type_name, const ByteArray& data, int64_t
   const TypeInfo& info = type_info(type);
   if (cols % info.block != 0 || data.size() != rows * (cols / info.block) * info.bytes)
     fail(type_name, " [", rows, ", ", cols, "]: ", data.size(), " bytes do not fit");
-  return {type, rows, cols, {reinterpret_cast<const std::byte*>(data.data()), static_cast<size_t>(data.size())}};
+  return {
+      type, rows, cols, {reinterpret_cast<const std::byte*>(data.data()), static_cast<size_t>(data.size())}};
 }
 
 Batch plain_batch(int64_t rows) {
@@ -44,8 +46,8 @@ Batch plain_batch(int64_t rows) {
   return batch;
 }
 
-FloatArray matmul(const std::string& type, const ByteArray& data, int64_t rows, FloatArray x, const std::string& isa,
-                  int threads) {
+FloatArray matmul(const std::string& type, const ByteArray& data, int64_t rows, FloatArray x,
+                  const std::string& isa, int threads) {
   auto backend = make_cpu_backend({threads, isa.c_str()});
   const auto weight = backend->matrix(source(type, data, rows, x.shape(1)));
   const Batch batch = plain_batch(x.shape(0));
@@ -67,7 +69,7 @@ void matmul_twin(const WeightSource& w, const Tensor& x, const Tensor& out) {
       float largest = 0.0f;
       for (int i = 0; i < 32; ++i) largest = std::max(largest, std::fabs(x.row(c)[32 * s + i]));
       scale[static_cast<size_t>(s)] = largest / 127.0f;
-      const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+      const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
       for (int i = 0; i < 32; ++i)
         q[static_cast<size_t>(32 * s + i)] = static_cast<int>(std::nearbyintf(x.row(c)[32 * s + i] * inverse));
     }
@@ -97,17 +99,21 @@ FloatArray matmul_reference(const std::string& type, const ByteArray& data, int6
   const WeightSource w = source(type, data, rows, x.shape(1));
   FloatArray out({x.shape(0), static_cast<py::ssize_t>(rows)});
   const Tensor in = view(x), to = view(out);
-  if (!quant::visit(w.type, [&]<typename Q>() { matmul_twin<Q>(w, in, to); })) fail(type, " is not a quantized type");
+  if (!quant::visit(w.type, [&]<typename Q>() { matmul_twin<Q>(w, in, to); }))
+    fail(type, " is not a quantized type");
   return out;
 }
 
-// Attention of every token of one sequence over a paged cache whose block table is given; k, v [token, heads x dim].
+// Attention of every token of one sequence over a paged cache whose block table is given; k, v [token, heads x
+// dim].
 FloatArray attend(FloatArray q, FloatArray k, FloatArray v, int heads, int kv_heads, float scale, int window,
-                  float softcap, int chunk, const std::vector<int32_t>& blocks, const std::string& isa, int threads) {
+                  float softcap, int chunk, const std::vector<int32_t>& blocks, const std::string& isa,
+                  int threads) {
   auto backend = make_cpu_backend({threads, isa.c_str()});
   const Tensor all_q = view(q), all_k = view(k), all_v = view(v);
   const int head_dim = static_cast<int>(all_q.cols) / heads;
-  const auto cache = backend->kv_cache({2, kv_heads, head_dim}, *std::max_element(blocks.begin(), blocks.end()) + 1);
+  const auto cache =
+      backend->kv_cache({2, kv_heads, head_dim}, *std::max_element(blocks.begin(), blocks.end()) + 1);
   FloatArray out({q.shape(0), q.shape(1)});
   const Tensor all_out = view(out);
   for (int64_t past = 0; past < all_q.rows; past += chunk) {
@@ -132,7 +138,8 @@ FloatArray row_op(const std::string& name, FloatArray x, FloatArray y, float eps
   else if (name == "gelu_gate")
     backend->gelu_gate(view(x), view(y), view(out));
   else if (name == "rms_norm")
-    backend->rms_norm(view(x), *backend->vector({y.data(), static_cast<size_t>(y.size())}), eps, y.size(), view(out));
+    backend->rms_norm(view(x), *backend->vector({y.data(), static_cast<size_t>(y.size())}), eps, y.size(),
+                      view(out));
   else
     fail("unknown op ", name);
   return out;
@@ -141,35 +148,43 @@ FloatArray row_op(const std::string& name, FloatArray x, FloatArray y, float eps
 }  // namespace
 
 void bind_ops(py::module_& m) {
-  m.def("isas", [](bool built) {
-    std::vector<std::string> names;
-    for (const cpu::IsaInfo& info : cpu::instruction_sets())
-      if (built || info.supported) names.emplace_back(info.kernels->name);
-    return names;
-  }, py::arg("built") = false);
-  m.def("active_isa", [](const std::string& isa) { return std::string(cpu::select_kernels(isa.c_str()).name); },
-        py::arg("isa") = "");
+  m.def(
+      "isas",
+      [](bool built) {
+        std::vector<std::string> names;
+        for (const cpu::IsaInfo& info : cpu::instruction_sets())
+          if (built || info.supported) names.emplace_back(info.kernels->name);
+        return names;
+      },
+      py::arg("built") = false);
+  m.def(
+      "active_isa", [](const std::string& isa) { return std::string(cpu::select_kernels(isa.c_str()).name); },
+      py::arg("isa") = "");
   m.def("cpu_threads", &available_cpus);
-  m.def("measure_ceilings", [](int threads, const std::string& isa) {
-    cpu::Ceilings c{};
-    {
-      py::gil_scoped_release release;
-      c = cpu::measure_ceilings(threads, isa.c_str());
-    }
-    py::dict result;
-    result["read_gbps"] = c.read_gbps;
-    result["int8_tops"] = c.int8_tops;
-    return result;
-  }, py::arg("threads") = 0, py::arg("isa") = "");
+  m.def(
+      "measure_ceilings",
+      [](int threads, const std::string& isa) {
+        cpu::Ceilings c{};
+        {
+          py::gil_scoped_release release;
+          c = cpu::measure_ceilings(threads, isa.c_str());
+        }
+        py::dict result;
+        result["read_gbps"] = c.read_gbps;
+        result["int8_tops"] = c.int8_tops;
+        return result;
+      },
+      py::arg("threads") = 0, py::arg("isa") = "");
 
   py::module_ ops = m.def_submodule("ops", "Single operations of the CPU backend, for tests.");
-  ops.def("matmul", &matmul, py::arg("type"), py::arg("data"), py::arg("rows"), py::arg("x"), py::arg("isa") = "",
-          py::arg("threads") = 1);
+  ops.def("matmul", &matmul, py::arg("type"), py::arg("data"), py::arg("rows"), py::arg("x"),
+          py::arg("isa") = "", py::arg("threads") = 1);
   ops.def("matmul_reference", &matmul_reference);
   ops.def("attend", &attend, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("heads"), py::arg("kv_heads"),
           py::arg("scale"), py::arg("window") = 0, py::arg("softcap") = 0.0f, py::arg("chunk") = 1 << 30,
           py::arg("blocks"), py::arg("isa") = "", py::arg("threads") = 1);
-  ops.def("row_op", &row_op, py::arg("name"), py::arg("x"), py::arg("y"), py::arg("eps") = 1e-6f, py::arg("isa") = "");
+  ops.def("row_op", &row_op, py::arg("name"), py::arg("x"), py::arg("y"), py::arg("eps") = 1e-6f,
+          py::arg("isa") = "");
 }
 
 }  // namespace pyllm::python

@@ -34,12 +34,11 @@ text::Fallback fallback(const std::vector<int64_t>& byte_tokens, int64_t unknown
 }
 
 std::unique_ptr<PieceTokenizer> from_scores(const py::list& tokens,
-                                            const py::array_t<float, py::array::c_style>& scores,
-                                            const py::array_t<uint8_t, py::array::c_style>& usable,
+                                            const std::vector<float>& scores, std::string_view usable,
                                             const std::vector<int64_t>& byte_tokens, int64_t unknown) {
   return std::make_unique<PieceTokenizer>(
-      views(tokens, "tokens"), std::span{scores.data(), static_cast<size_t>(scores.size())},
-      std::span{usable.data(), static_cast<size_t>(usable.size())}, fallback(byte_tokens, unknown));
+      views(tokens, "tokens"), std::span{scores.data(), scores.size()},
+      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()}, fallback(byte_tokens, unknown));
 }
 
 std::unique_ptr<PieceTokenizer> from_merges(const py::list& tokens, const py::list& merges,

@@ -2,31 +2,45 @@ from __future__ import annotations
 
 import random
 import statistics
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from pyllm.cli.doctor import cpu_name
-from pyllm.cli.options import JsonFlag, OptionalModel, find_model
+from pyllm.cli.options import COUNT, find_model, json_flag, optional_model
 from pyllm.cli.output import UsageError, show_json, table
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
 
 
+@click.command()
+@optional_model
+@click.option("--prompt", default="512", show_default=True, help="Prompt lengths in tokens, with commas.")
+@click.option("--gen", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens per sequence.")
+@click.option(
+    "--batch", default="1,8,32", show_default=True, help="Sequences that decode at once, with commas."
+)
+@click.option("--depth", type=COUNT, default=0, help="Tokens in the context before decoding starts.")
+@click.option("--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used.")
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Counted runs of a test."
+)
+@json_flag
 def bench(
-    model: OptionalModel = None,
-    prompt: Annotated[str, typer.Option(help="Prompt lengths in tokens, with commas.")] = "512",
-    gen: Annotated[int, typer.Option(min=2, help="Tokens to generate per sequence.")] = 128,
-    batch: Annotated[str, typer.Option(help="Sequences that decode at once, with commas.")] = "1,8,32",
-    depth: Annotated[int, typer.Option(min=0, help="Tokens in the context before decoding starts.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="0: one per core that may be used.")] = 0,
-    repeat: Annotated[int, typer.Option(min=1, help="Runs of each test, after one that is not counted.")] = 3,
-    as_json: JsonFlag = False,
+    model: str | None,
+    prompt: str,
+    gen: int,
+    batch: str,
+    depth: int,
+    threads: int,
+    repeat: int,
+    as_json: bool,
 ) -> None:
     """Measure reading of prompts and decoding, and the machine's ceilings in the same run.
 
-    A batched decode's rate counts all sequences together. Prompts are random tokens, new in every run.
+    A batched decode's rate counts all sequences together. Prompts are random tokens, new in every run; a
+    run that is not counted comes before each test.
 
     --json: {"model", "threads", "isa", "device", "ceilings": {"read_gbps", "int8_tops"},
     "results": [{"test": "prompt" | "decode", "tokens", "batch", "context",
@@ -38,10 +52,11 @@ def bench(
     path = find_model(model)
     from pyllm import _core
     from pyllm.llm import LLM
+    from pyllm.models import DEFAULT_MODEL
 
     threads = threads or _core.cpu_threads()
     report: dict[str, Any] = {
-        "model": str(path) if model is None else model,
+        "model": model or DEFAULT_MODEL,
         "threads": threads,
         "isa": _core.active_isa(),
         "device": cpu_name(),

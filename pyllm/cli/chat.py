@@ -4,11 +4,18 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from pyllm.cli.options import EngineOptions, OptionalModel, SamplingOptions, find_model, with_options
+from pyllm.cli.options import (
+    engine_options,
+    find_model,
+    open_model,
+    optional_model,
+    sampling_options,
+    sampling_params,
+)
 from pyllm.cli.output import Answer, note, read_text
 from pyllm.errors import PyllmError
 
@@ -17,12 +24,13 @@ if TYPE_CHECKING:
     from pyllm.sampling import SamplingParams
 
 
-@with_options
+@click.command()
+@optional_model
+@click.option("--system", help="A system message before the first turn.")
+@sampling_options
+@engine_options
 def chat(
-    engine: EngineOptions,
-    sampling: SamplingOptions,
-    model: OptionalModel = None,
-    system: Annotated[str | None, typer.Option(help="A system message before the first turn.")] = None,
+    model: str | None, system: str | None, context: int, threads: int, kv_memory: str, **sampling: Any
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer (what came is kept), Ctrl-D leaves.
 
@@ -32,9 +40,9 @@ def chat(
     Example: pyllm chat smollm2-135m --system "Answer in one sentence."
     """
     path = find_model(model)
-    params = sampling.params(model, max_tokens=None)
+    params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-    with engine.open(path) as llm:
+    with open_model(path, context, threads, kv_memory) as llm:
         if not _has_template(path):
             note("this model has no chat template (a base model?): a plain built-in one is used")
         if terminal:

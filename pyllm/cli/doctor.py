@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import typer
+import click
 
-from pyllm.cli.options import JsonFlag
+from pyllm.cli.options import json_flag
 from pyllm.cli.output import fields, show_json
 
-LIBRARIES = ("numpy", "tokenizers", "jinja2", "typer", "rich", "platformdirs", "huggingface_hub")
+LIBRARIES = ("numpy", "tokenizers", "jinja2", "click", "rich", "platformdirs", "huggingface_hub")
 
 
-def doctor(as_json: JsonFlag = False) -> None:
+@click.command()
+@json_flag
+def doctor(as_json: bool) -> None:
     """Tell what this machine offers and what pyllm makes of it. Exit code 1 when something is wrong.
 
     --json: {"versions", "cpu": {"name", "cores", "affinity", "quota", "threads"},
@@ -39,7 +41,7 @@ def doctor(as_json: JsonFlag = False) -> None:
     else:
         _print(about)
     if problems:
-        raise typer.Exit(1)
+        raise click.exceptions.Exit(1)
 
 
 def _versions() -> dict[str, str]:

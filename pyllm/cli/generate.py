@@ -3,28 +3,43 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from pyllm.cli.options import EngineOptions, JsonFlag, OptionalModel, SamplingOptions, find_model, with_options
+from pyllm.cli.options import (
+    engine_options,
+    find_model,
+    json_flag,
+    open_model,
+    optional_model,
+    sampling_options,
+    sampling_params,
+)
 from pyllm.cli.output import Answer, UsageError, note, read_text, show_json
 
 if TYPE_CHECKING:
     from pyllm.completion import Completion
 
 
-@with_options
+@click.command()
+@optional_model
+@click.option("-p", "--prompt", help="The text to continue; - or absent: standard input.")
+@click.option("--chat", is_flag=True, help="Put the text into the model's chat template.")
+@click.option("--system", help="A system message; implies --chat.")
+@sampling_options
+@engine_options
+@json_flag
 def generate(
-    engine: EngineOptions,
-    sampling: SamplingOptions,
-    model: OptionalModel = None,
-    prompt: Annotated[
-        str | None, typer.Option("-p", "--prompt", help="The text to continue; - or absent: standard input.")
-    ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Put the text into the model's chat template.")] = False,
-    system: Annotated[str | None, typer.Option(help="A system message; implies --chat.")] = None,
-    as_json: JsonFlag = False,
+    model: str | None,
+    prompt: str | None,
+    chat: bool,
+    system: str | None,
+    context: int,
+    threads: int,
+    kv_memory: str,
+    as_json: bool,
+    **sampling: Any,
 ) -> None:
     """Continue a text. The continuation goes to standard output as it comes, statistics to standard error.
 
@@ -41,8 +56,8 @@ def generate(
     """
     text = _prompt(model, prompt)
     path = find_model(model)
-    params = sampling.params(model)
-    with engine.open(path) as llm:
+    params = sampling_params(model, sampling)
+    with open_model(path, context, threads, kv_memory) as llm:
         if chat or system is not None:
             messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
             stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)

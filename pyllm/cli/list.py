@@ -1,10 +1,14 @@
 from __future__ import annotations
 
-from pyllm.cli.options import JsonFlag
+import click
+
+from pyllm.cli.options import json_flag
 from pyllm.cli.output import show_json, table
 
 
-def list_models(as_json: JsonFlag = False) -> None:
+@click.command("list")
+@json_flag
+def list_models(as_json: bool) -> None:
     """List the models known by name, and which are here.
 
     --json: {"home", "models": [{"name", "title", "size", "installed", "path", "licence", "source"}]}; size in

@@ -1,18 +1,15 @@
-"""Arguments that several commands share. A group of options is a dataclass: a new option is one line here."""
+"""Arguments and options that several commands share, and what they mean."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
+import click
 
 from pyllm.cli.output import UsageError
 from pyllm.errors import PyllmError
@@ -23,14 +20,76 @@ if TYPE_CHECKING:
     from pyllm.pull import Ask
     from pyllm.sampling import SamplingParams
 
-ModelArg = Annotated[str, typer.Argument(help="A name, a path to a .gguf, or hf:owner/repo/file.gguf.")]
-OptionalModel = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="MODEL", help="A name, a path to a .gguf, hf:owner/repo/file.gguf; absent: smollm2-135m."
+F = TypeVar("F", bound=Callable[..., Any])
+
+COUNT = click.IntRange(min=0)
+
+model_argument = click.argument("model")
+optional_model = click.argument("model", required=False)
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+ENGINE = [
+    click.option(
+        "--context", type=COUNT, default=0, help="Longest context in tokens; absent: the model's own."
     ),
+    click.option(
+        "--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used."
+    ),
+    click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits."),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+# The fields of SamplingParams. What is not given comes from the model's manifest, then from its own defaults.
+SAMPLING = [
+    click.option("--max-tokens", type=int, help="Longest answer in tokens."),
+    click.option("--temperature", type=float, help="0: always the most probable token."),
+    click.option("--top-k", type=int, help="Keep the k most probable tokens; 0: all."),
+    click.option("--top-p", type=float, help="Keep the tokens that make up this probability."),
+    click.option("--min-p", type=float, help="Drop tokens below this share of the best one's."),
+    click.option("--typical-p", type=float, help="Locally typical sampling; 1: off."),
+    click.option("--top-n-sigma", type=float, help="Keep logits within n sigma of the best; 0: off."),
+    click.option("--repetition-penalty", type=float, help="Above 1: repeat less."),
+    click.option("--presence-penalty", type=float, help="Subtracted from tokens already there."),
+    click.option("--frequency-penalty", type=float, help="The same, per occurrence."),
+    click.option("--seed", type=int, help="The same seed gives the same tokens."),
+    click.option("--stop", multiple=True, help="End before this text; may be repeated."),
+    click.option("--ignore-eos", is_flag=True, default=None, help="Never end by itself."),
+]
+
+
+def engine_options(command: F) -> F:
+    """Adds ENGINE."""
+    for option in reversed(ENGINE):
+        command = option(command)
+    return command
+
+
+def sampling_options(command: F) -> F:
+    """Adds SAMPLING."""
+    for option in reversed(SAMPLING):
+        command = option(command)
+    return command
+
+
+def open_model(path: Path, context: int, threads: int, kv_memory: str) -> LLM:
+    """The model in `path`, ready, with the values of ENGINE."""
+    kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
+    from pyllm.llm import LLM
+
+    return LLM(path, context=context, threads=threads, kv_bytes=kv_bytes)
+
+
+def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:
+    """The values of SAMPLING over the model's own defaults over `defaults`. UsageError for impossible ones."""
+    from pyllm.models import manifest_of
+    from pyllm.sampling import SamplingParams
+
+    manifest = manifest_of(model)
+    recommended = manifest.defaults if manifest else {}
+    chosen = {name: value for name, value in given.items() if value is not None and value != ()}
+    try:
+        return SamplingParams(**{**defaults, **recommended, **chosen})
+    except PyllmError as error:
+        raise UsageError(str(error)) from error
 
 
 def find_model(model: str | None) -> Path:
@@ -48,65 +107,7 @@ def asker() -> Ask | None:
 def ask_terms(manifest: Manifest) -> bool:
     """Shows the terms and reads y or n."""
     print(f"{manifest.name}: {manifest.licence.name}\n\n{manifest.licence.terms}", file=sys.stderr)
-    return typer.confirm("Do you accept these terms?", default=False, err=True)
-
-
-@dataclass(frozen=True)
-class EngineOptions:
-    """How a model is loaded."""
-
-    context: Annotated[int, typer.Option(min=0, help="Longest context in tokens; 0: the model's own.")] = 0
-    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: one per core that may be used.")] = 0
-    kv_memory: Annotated[
-        str, typer.Option(help="Memory for the KV cache, such as 2GB; default: what fits.")
-    ] = ""
-
-    def open(self, path: Path) -> LLM:
-        """The model in `path`, ready."""
-        kv_bytes = parse_bytes(self.kv_memory) if self.kv_memory else 0
-        from pyllm.llm import LLM
-
-        return LLM(path, context=self.context, threads=self.threads, kv_bytes=kv_bytes)
-
-
-@dataclass(frozen=True)
-class SamplingOptions:
-    """How tokens are chosen. What is not given comes from the model's manifest, then from SamplingParams."""
-
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer in tokens.")] = None
-    temperature: Annotated[float | None, typer.Option(help="0: always the most probable token.")] = None
-    top_k: Annotated[int | None, typer.Option(help="Keep the k most probable tokens; 0: all.")] = None
-    top_p: Annotated[float | None, typer.Option(help="Keep the tokens that make up this probability.")] = None
-    min_p: Annotated[float | None, typer.Option(help="Drop tokens below this share of the best one's.")] = None
-    typical_p: Annotated[float | None, typer.Option(help="Locally typical sampling; 1: off.")] = None
-    top_n_sigma: Annotated[
-        float | None, typer.Option(help="Keep logits within n sigma of the best; 0: off.")
-    ] = None
-    repetition_penalty: Annotated[float | None, typer.Option(help="Above 1: repeat less.")] = None
-    presence_penalty: Annotated[float | None, typer.Option(help="Subtracted from tokens already there.")] = None
-    frequency_penalty: Annotated[float | None, typer.Option(help="The same, per occurrence.")] = None
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same tokens.")] = None
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None
-    ignore_eos: Annotated[bool, typer.Option("--ignore-eos", help="Never end by itself.")] = False
-
-    def params(self, model: str | None, **defaults: Any) -> SamplingParams:
-        """The options over the model's own defaults over `defaults`. UsageError for impossible values."""
-        from pyllm.models import manifest_of
-        from pyllm.sampling import SamplingParams
-
-        manifest = manifest_of(model)
-        recommended = dict(manifest.defaults) if manifest else {}
-        given = {
-            name: value
-            for name, value in asdict(self).items()
-            if not (value is None or value is False or value == [])
-        }
-        whole = {f.name for f in fields(SamplingParams) if "int" in str(f.type)}  # TOML's 64 came as 64.0
-        recommended = {k: int(v) if k in whole else v for k, v in recommended.items()}
-        try:
-            return SamplingParams(**{**defaults, **recommended, **given})
-        except PyllmError as error:
-            raise UsageError(str(error)) from error
+    return click.confirm("Do you accept these terms?", default=False, err=True)
 
 
 def parse_bytes(text: str) -> int:
@@ -120,34 +121,3 @@ def parse_bytes(text: str) -> int:
     if count <= 0:
         raise UsageError(f"{text!r}: expected an amount of memory such as 2GB or 512MiB")
     return count
-
-
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Makes a command's dataclass parameters into one option per field."""
-    groups: dict[str, Any] = {}
-    plain, options = [], []
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        group = parameter.annotation
-        if not is_dataclass(group):
-            plain.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        types = get_type_hints(group, include_extras=True)
-        groups[name] = group
-        options += [
-            inspect.Parameter(
-                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=types[f.name]
-            )
-            for f in fields(group)
-        ]
-
-    @functools.wraps(command)
-    def expanded(**values: Any) -> None:
-        built = {
-            name: group(**{f.name: values.pop(f.name) for f in fields(group)}) for name, group in groups.items()
-        }
-        command(**values, **built)
-
-    signature = inspect.Signature([*plain, *options])
-    expanded.__signature__ = signature  # type: ignore[attr-defined]
-    expanded.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    return expanded

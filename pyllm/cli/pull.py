@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-from typing import Annotated
+import click
 
-import typer
-
-from pyllm.cli.options import JsonFlag, asker
+from pyllm.cli.options import asker, json_flag, model_argument
 from pyllm.cli.output import note, show_json
 
 
-def pull(
-    model: Annotated[str, typer.Argument(help="A name of `pyllm list`, or hf:owner/repo/file.gguf.")],
-    name: Annotated[str, typer.Option("--name", help="Keep an hf: model under this name.")] = "",
-    accept_licence: Annotated[
-        bool, typer.Option("--accept-licence", help="Accept the model's terms without being asked.")
-    ] = False,
-    as_json: JsonFlag = False,
-) -> None:
+@click.command()
+@model_argument
+@click.option("--name", default="", help="Keep an hf: model under this name.")
+@click.option("--accept-licence", is_flag=True, help="Accept the model's terms without being asked.")
+@json_flag
+def pull(model: str, name: str, accept_licence: bool, as_json: bool) -> None:
     """Fetch a model, verify it, and print where it is.
 
     A pull that was cut goes on where it stopped. A model that is here is verified again.

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+import click
 
 from pyllm.cli.output import note
 
 
-def rm(name: Annotated[str, typer.Argument(help="A pulled model; never a path.")]) -> None:
+@click.command()
+@click.argument("name")
+def rm(name: str) -> None:
     """Delete a pulled model's file and what a broken pull left of it.
 
     Example: pyllm rm smollm2-135m

@@ -3,12 +3,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
-from pyllm.cli.options import JsonFlag, ModelArg
+from pyllm.cli.options import json_flag, model_argument
 from pyllm.cli.output import fields, note, show_json, table
+from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
     from pyllm._core import GgufFile
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 KV_BYTES = 2  # of one key or value element: F16
 
 
-def show(
-    model: ModelArg,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List the tensors too.")] = False,
-    sha256: Annotated[bool, typer.Option("--sha256", help="Compute the file's SHA-256.")] = False,
-    as_json: JsonFlag = False,
-) -> None:
+@click.command()
+@model_argument
+@click.option("--tensors", is_flag=True, help="List the tensors too.")
+@click.option("--sha256", is_flag=True, help="Compute the file's SHA-256.")
+@json_flag
+def show(model: str, tensors: bool, sha256: bool, as_json: bool) -> None:
     """Describe MODEL without loading it.
 
     --json: {"name", "title", "path", "installed", "architecture", "parameters", "file_bytes",
@@ -34,9 +35,11 @@ def show(
 
     Example: pyllm show smollm2-135m
     """
-    from pyllm.models import manifest_of, resolve
+    from pyllm.models import is_path, manifest_of, resolve
 
     manifest = manifest_of(model)
+    if manifest is None and not is_path(model):
+        raise PyllmError(f"{model} is not here yet: `pyllm pull {model}` fetches it")
     if manifest and not manifest.installed:
         note(f"{manifest.name} is not here yet: `pyllm pull {manifest.name}` fetches it")
         about = _from_catalogue(manifest)

@@ -1,24 +1,23 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-import typer
+import click
 
-from pyllm.cli.options import JsonFlag, ModelArg, find_model
+from pyllm.cli.options import find_model, json_flag, model_argument
 from pyllm.cli.output import read_text, show_json
 
 
-def tokenize(
-    model: ModelArg,
-    text: Annotated[str, typer.Argument(help="Text, or - for standard input.")],
-    bos: Annotated[bool, typer.Option("--bos", help="Put the model's begin-of-text token first.")] = False,
-    special: Annotated[
-        bool, typer.Option("--special", help="Text like <|im_end|> becomes the control token it names.")
-    ] = False,
-    as_json: JsonFlag = False,
-) -> None:
+@click.command()
+@model_argument
+@click.argument("text")
+@click.option("--bos", is_flag=True, help="Put the model's begin-of-text token first.")
+@click.option("--special", is_flag=True, help="Text like <|im_end|> becomes the control token it names.")
+@json_flag
+def tokenize(model: str, text: str, bos: bool, special: bool, as_json: bool) -> None:
     """Show how MODEL cuts TEXT into tokens: one line each, its id and its text as a JSON string.
+
+    TEXT may be - for standard input.
 
     --json: {"ids": [...], "pieces": [...]}
 

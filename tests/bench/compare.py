@@ -189,10 +189,10 @@ def compare_startup(model: str, args: argparse.Namespace) -> dict[str, Any]:
     figures: dict[str, dict[str, list[float]]] = {}
     for repeat in range(args.repeats + 1):
         for label, command in (("pyllm", ours), ("llama.cpp", theirs)):
-            seconds, megabytes, output = timed(command)
+            seconds, busy, megabytes, output = timed(command)
             if repeat == 0:
                 continue  # fills the page cache
-            values = {"whole process, s": seconds, "peak memory, MB": megabytes}
+            values = {"whole process, s": seconds, "processor time, s": busy, "peak memory, MB": megabytes}
             if label == "llama.cpp":
                 values["without the interpreter and imports, s"] = json.loads(output)["start"]["rest"]
             for name, value in values.items():
@@ -208,8 +208,8 @@ def ratio(engines: dict[str, list[float]]) -> float:
     return statistics.median(engines["pyllm"]) / statistics.median(engines["llama.cpp"])
 
 
-def timed(command: list[str]) -> tuple[float, float, str]:
-    """(seconds, peak resident megabytes, stdout) of one process."""
+def timed(command: list[str]) -> tuple[float, float, float, str]:
+    """(seconds, processor seconds, peak resident megabytes, stdout) of one process."""
     started = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
@@ -218,7 +218,8 @@ def timed(command: list[str]) -> tuple[float, float, str]:
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(command[1:])} failed with {process.returncode}")
-    return time.perf_counter() - started, usage.ru_maxrss / 1000, output
+    seconds = time.perf_counter() - started
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000, output
 
 
 def machine() -> dict[str, Any]:

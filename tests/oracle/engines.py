@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -140,22 +141,35 @@ class LlamaCpp:
 
 
 class Pyllm:
-    """This project's engine through its public API."""
+    """This project's engine, without the Python layers above it."""
 
     name = "pyllm"
 
     def __init__(self, path: Path | str, *, context: int = 2048, threads: int = 2, isa: str = "") -> None:
-        from pyllm import LLM
+        from pyllm import _core
 
-        self._llm = LLM(path, context=context, threads=threads, isa=isa)
+        self._core = _core
+        model = _core.Model(_core.GgufFile(path), threads=threads, isa=isa)
+        self._engine = _core.Engine(model, context=context, prefix_cache=False)
+
+    def _events(self, tokens: Sequence[int], want_logits: bool, **params: float) -> Iterator[Any]:
+        """What the engine reports until the request has ended."""
+        options = self._core.SamplingParams(**params)
+        self._engine.submit(1, list(tokens), options, want_logits=want_logits)
+        ended = False
+        while not ended:
+            for event in self._engine.step():
+                if event.finish_reason == "error":
+                    raise RuntimeError(event.detail)
+                ended = bool(event.finish_reason)
+                yield event
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits after each of `tokens`: float32 [token, vocabulary]."""
-        return np.asarray(self._llm.logits(list(tokens)))
+        events = list(self._events(tokens, want_logits=True))
+        return np.concatenate([event.logits for event in events if event.logits is not None])
 
     def greedy(self, tokens: Sequence[int], count: int) -> list[int]:
         """What greedy decoding appends: at most `count` tokens, without the one that ends it."""
-        from pyllm import SamplingParams
-
-        params = SamplingParams(max_tokens=count, temperature=0.0)
-        return list(self._llm.generate([list(tokens)], params)[0].token_ids)
+        events = self._events(tokens, want_logits=False, max_tokens=count, temperature=0.0)
+        return [e.token for e in events if e.token is not None and e.finish_reason != "stop"]

@@ -1,5 +1,5 @@
-// The paged KV cache and attention over it. Positions are split into chunks of kChunk at fixed borders; each chunk is
-// computed from scratch and folded in order, so a token's result depends on its own history only.
+// The paged KV cache and attention over it. Positions are split into chunks of kChunk at fixed borders; each
+// chunk is computed from scratch and folded in order, so a token's result depends on its own history only.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -39,7 +39,8 @@ void CpuBackend::copy_blocks(KvCache& cache) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
   const size_t bytes = static_cast<size_t>(kv.head_elements * kv.shape.kv_heads) * sizeof(uint16_t);
   for (const auto& [from, to] : batch_->copies)
-    for (int layer = 0; layer < kv.shape.layers; ++layer) std::memcpy(kv.head(layer, to, 0), kv.head(layer, from, 0), bytes);
+    for (int layer = 0; layer < kv.shape.layers; ++layer)
+      std::memcpy(kv.head(layer, to, 0), kv.head(layer, from, 0), bytes);
 }
 
 void CpuBackend::store_kv(KvCache& cache, int layer, Tensor k, Tensor v) {
@@ -71,16 +72,17 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
   struct Task {
     const BatchSequence* sequence;
     int kv_head;
-    int first, queries;             // of this sequence's rows x group queries
+    int first, queries;  // of this sequence's rows x group queries
     int first_chunk, chunks;
-    int64_t partial;                // where its chunks' results go, -1: folded at once
+    int64_t partial;  // where its chunks' results go, -1: folded at once
   };
   std::vector<Task> tasks;
   for (const BatchSequence& s : batch_->sequences)
     for (int h = 0; h < shape.kv_heads; ++h)
       for (int first = 0, left = s.rows * group; left > 0;) {
         const int queries = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        const int last_position = s.past + (first + queries - 1) / group, first_position = s.past + first / group;
+        const int last_position = s.past + (first + queries - 1) / group,
+                  first_position = s.past + first / group;
         const int from = shape.window > 0 ? std::max(0, first_position - shape.window + 1) : 0;
         const int first_chunk = from / kChunk, end_chunk = last_position / kChunk + 1;
         tasks.push_back({&s, h, first, queries, first_chunk, end_chunk - first_chunk, -1});
@@ -88,7 +90,8 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
         left -= queries;
       }
 
-  // Few queries over a long context (decoding): the chunks of a tile go to several threads and are folded afterwards.
+  // Few queries over a long context (decoding): the chunks of a tile go to several threads and are folded
+  // afterwards.
   struct Piece {
     int task, first_chunk, chunks;
   };
@@ -114,7 +117,8 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
   const auto finish = [&](const Task& task, const float* max_sum_out) {
     for (int i = 0; i < task.queries; ++i) {
       const int query = task.first + i;
-      float* to = out.row(task.sequence->first_row + query / group) + (task.kv_head * group + query % group) * dim;
+      float* to =
+          out.row(task.sequence->first_row + query / group) + (task.kv_head * group + query % group) * dim;
       const float* from = max_sum_out + 2 * kTileQueries + i * padded;
       const float inverse = 1.0f / max_sum_out[kTileQueries + i];
       for (int d = 0; d < dim; ++d) to[d] = from[d] * inverse;
@@ -157,8 +161,8 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
           last[i] = std::clamp(position + 1 - start, 0, kChunk);
         }
         float* to = task.partial >= 0 ? partial + (task.partial + c - task.first_chunk) * result : chunk_result;
-        kernels_.attend({scaled, task.queries, dim, keys, kv.value_offset, padded, first, last, shape.softcap, to,
-                         to + kTileQueries, to + 2 * kTileQueries});
+        kernels_.attend({scaled, task.queries, dim, keys, kv.value_offset, padded, first, last, shape.softcap,
+                         to, to + kTileQueries, to + 2 * kTileQueries});
         if (task.partial < 0) fold(task, running, to);
       }
       if (task.partial < 0) finish(task, running);

@@ -35,19 +35,19 @@ Ceilings measure_ceilings(int threads, const char* isa) {
   std::atomic<int64_t> operations{0};
   for (int repeat = 0; repeat < 5; ++repeat) {
     read = std::min(read, seconds([&] {
-      pool.parallel_for(kBytes / kPiece, 1, [&](int64_t begin, int64_t end, int) {
-        const auto* p = reinterpret_cast<const uint64_t*>(memory.data());
-        uint64_t sum = 0;
-        for (int64_t i = begin * (kPiece / 8); i < end * (kPiece / 8); ++i) sum += p[i];
-        sink += sum;
-      });
-    }));
+                      pool.parallel_for(kBytes / kPiece, 1, [&](int64_t begin, int64_t end, int) {
+                        const auto* p = reinterpret_cast<const uint64_t*>(memory.data());
+                        uint64_t sum = 0;
+                        for (int64_t i = begin * (kPiece / 8); i < end * (kPiece / 8); ++i) sum += p[i];
+                        sink += sum;
+                      });
+                    }));
     operations = 0;
     dots = std::min(dots, seconds([&] {
-      pool.parallel_for(pool.threads() * 16, 1, [&](int64_t begin, int64_t end, int) {
-        for (int64_t i = begin; i < end; ++i) operations += kernels.int8_ops(5000);
-      });
-    }));
+                      pool.parallel_for(pool.threads() * 16, 1, [&](int64_t begin, int64_t end, int) {
+                        for (int64_t i = begin; i < end; ++i) operations += kernels.int8_ops(5000);
+                      });
+                    }));
   }
   return {static_cast<double>(kBytes) / read * 1e-9, static_cast<double>(operations) / dots * 1e-12};
 }

@@ -37,10 +37,10 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   weight->panel_bytes = weight->packing != nullptr ? weight->packing->layout.panel_bytes(source.cols)
                                                    : kPanelRows * source.cols * type_info(source.type).bytes;
   if (weight->packing != nullptr && !weight->packing->keep_packed) return weight;
-  weight->panels = Memory(weight->panel_count() * weight->panel_bytes);
+  weight->panels = weights_.take<std::byte>(weight->panel_count() * weight->panel_bytes);
   pool_.parallel_for(weight->panel_count(), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p) {
-      std::byte* panel = weight->panels.data() + p * weight->panel_bytes;
+      std::byte* panel = weight->panels + p * weight->panel_bytes;
       if (weight->packing != nullptr)
         weight->packing->pack(source.data.data(), source.rows, source.cols, p * kPanelRows,
                               reinterpret_cast<uint8_t*>(panel));
@@ -79,7 +79,9 @@ void CpuBackend::begin(const Batch& batch) {
     for (int i = 0; i < s.rows; ++i) positions_.push_back(s.past + i);
 }
 
-Tensor CpuBackend::scratch(int64_t rows, int64_t cols) { return {arena_.take<float>(rows * cols), rows, cols, cols}; }
+Tensor CpuBackend::scratch(int64_t rows, int64_t cols) {
+  return {arena_.take<float>(rows * cols), rows, cols, cols};
+}
 
 void CpuBackend::embed(const Weight& table, float scale, Tensor out) {
   const auto& t = static_cast<const CpuEmbedding&>(table);
@@ -91,7 +93,8 @@ void CpuBackend::embed(const Weight& table, float scale, Tensor out) {
 
 void CpuBackend::rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) {
   for_rows(x.rows, x.cols, [&](int64_t r) {
-    for (int64_t c = 0; c < x.cols; c += group) kernels_.rms_norm(x.row(r) + c, weight.data, eps, group, out.row(r) + c);
+    for (int64_t c = 0; c < x.cols; c += group)
+      kernels_.rms_norm(x.row(r) + c, weight.data, eps, group, out.row(r) + c);
   });
 }
 
@@ -100,11 +103,13 @@ void CpuBackend::add(Tensor x, Tensor y) {
 }
 
 void CpuBackend::silu_gate(Tensor gate, Tensor up, Tensor out) {
-  for_rows(out.rows, 4 * out.cols, [&](int64_t r) { kernels_.silu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
+  for_rows(out.rows, 4 * out.cols,
+           [&](int64_t r) { kernels_.silu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
 }
 
 void CpuBackend::gelu_gate(Tensor gate, Tensor up, Tensor out) {
-  for_rows(out.rows, 4 * out.cols, [&](int64_t r) { kernels_.gelu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
+  for_rows(out.rows, 4 * out.cols,
+           [&](int64_t r) { kernels_.gelu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
 }
 
 void CpuBackend::rope_table(const Vector& frequency, float magnitude, Tensor out) {

@@ -1,4 +1,5 @@
-// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread pool.
+// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread
+// pool.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +20,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  Memory panels;                        // empty: panels are expanded from `source` just before use
+  std::byte* panels = nullptr;           // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -37,7 +38,8 @@ class CpuVector : public Vector {
   std::vector<float> values;
 };
 
-// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16 tokens][padded_dim].
+// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16
+// tokens][padded_dim].
 class CpuKvCache : public KvCache {
  public:
   KvShape shape;
@@ -99,6 +101,7 @@ class CpuBackend : public Backend {
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
   std::vector<int32_t> positions_;  // [row]
+  Arena weights_;  // all panels side by side, in huge pages where they are offered
   Arena arena_;
 };
 

@@ -1,4 +1,5 @@
-// Products with packed weights: the activations are quantized once into tiles, then panels are dealt to the threads.
+// Products with packed weights: the activations are quantized once into tiles, then panels are dealt to the
+// threads.
 #include <algorithm>
 #include <cstring>
 
@@ -19,7 +20,8 @@ std::vector<Tile> tiles_of(int64_t columns) {
   std::vector<Tile> tiles;
   int64_t first = 0;
   for (int kernel = 4; kernel >= 0; --kernel)
-    for (const int width = 1 << kernel; columns - first >= width; first += width) tiles.push_back({first, width, kernel});
+    for (const int width = 1 << kernel; columns - first >= width; first += width)
+      tiles.push_back({first, width, kernel});
   return tiles;
 }
 
@@ -79,11 +81,12 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
       };
       auto found = std::find_if(sums.begin(), sums.end(), same);
       if (found == sums.end())
-        found = sums.insert(sums.end(), {layout.zero, layout.group, layout.has_min, arena_.take<int32_t>(2 * n * steps),
-                                         arena_.take<float>(2 * n * steps)});
+        found =
+            sums.insert(sums.end(), {layout.zero, layout.group, layout.has_min,
+                                     arena_.take<int32_t>(2 * n * steps), arena_.take<float>(2 * n * steps)});
       parts.push_back({&w, kernels_.matmul(layout), &*found, column, panels});
       panels += w.panel_count();
-      if (w.panels.size() == 0) scratch_bytes = std::max(scratch_bytes, w.panel_bytes);
+      if (w.panels == nullptr) scratch_bytes = std::max(scratch_bytes, w.panel_bytes);
     }
     column += w.rows;
   }
@@ -95,16 +98,17 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
   auto* raw = arena_.take<int32_t>(2 * n * steps);
   for_rows(n, 2 * x.cols, [&](int64_t r) {
     const Tile& tile = *(std::upper_bound(tiles.begin(), tiles.end(), r,
-                                          [](int64_t row, const Tile& t) { return row < t.first; }) - 1);
+                                          [](int64_t row, const Tile& t) { return row < t.first; }) -
+                         1);
     const int64_t c = r - tile.first, width = tile.columns;
     const int64_t base = tile.first * steps + c;  // this column's first step, in units of one step
     kernels_.quantize(x.row(r), x.cols, q + tile.first * x.cols + c * kStep, width * kStep, scale + base, width,
                       raw + 2 * base);
     for (const Sums& s : sums) {
       for (int64_t i = base; i < base + width * steps; i += width) {
-        const int32_t whole[2] = {raw[2 * i] + raw[2 * i + 1], 0};
-        const int32_t* sum = s.group == kStep ? whole : raw + 2 * i;
-        for (int h = 0; h < 2; ++h) {
+        const bool whole = s.group == kStep;
+        const int32_t sum[2] = {whole ? raw[2 * i] + raw[2 * i + 1] : raw[2 * i], raw[2 * i + 1]};
+        for (int h = 0; h < (whole ? 1 : 2); ++h) {
           s.init[2 * i + h] = -s.zero * sum[h];
           if (s.has_min) s.sum[2 * i + h] = scale[i] * static_cast<float>(sum[h]);
         }
@@ -112,8 +116,8 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
     }
   });
 
-  std::byte* expanded = scratch_bytes > 0 ? arena_.take<std::byte>(pool_.threads() * ((scratch_bytes + 63) / 64 * 64))
-                                          : nullptr;
+  std::byte* expanded =
+      scratch_bytes > 0 ? arena_.take<std::byte>(pool_.threads() * ((scratch_bytes + 63) / 64 * 64)) : nullptr;
   // Several chunks a thread, so that one that is interrupted does not hold up the others.
   const int64_t grain = std::max<int64_t>(1, panels / (pool_.threads() * 8));
   pool_.parallel_for(panels, grain, [&](int64_t begin, int64_t end, int thread) {
@@ -123,8 +127,8 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
       const Part& part = parts[index];
       const CpuMatrix& w = *part.weight;
       const int64_t panel = p - part.first_panel, row = panel * kPanelRows;
-      const std::byte* data = w.panels.data() + panel * w.panel_bytes;
-      if (w.panels.size() == 0) {
+      const std::byte* data = w.panels + panel * w.panel_bytes;
+      if (w.panels == nullptr) {
         std::byte* mine = expanded + thread * ((scratch_bytes + 63) / 64 * 64);
         w.packing->pack(w.source.data(), w.rows, w.cols, row, reinterpret_cast<uint8_t*>(mine));
         data = mine;
@@ -133,8 +137,8 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
         const int64_t base = tile.first * steps;
         const ActivationTile activations = {q + tile.first * x.cols, scale + base, part.sums->init + 2 * base,
                                             part.sums->sum + 2 * base};
-        part.kernels->tile[tile.kernel](reinterpret_cast<const uint8_t*>(data), w.cols, w.packing->table, activations,
-                                        out.row(tile.first) + part.column + row, out.stride,
+        part.kernels->tile[tile.kernel](reinterpret_cast<const uint8_t*>(data), w.cols, w.packing->table,
+                                        activations, out.row(tile.first) + part.column + row, out.stride,
                                         static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
       }
     }
@@ -159,7 +163,7 @@ void CpuBackend::matmul_float(const Factor& factor, Tensor x, Tensor out) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t row = p * kPanelRows;
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels.data() + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
+        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
                                   out.row(tile.first) + row, out.stride,
                                   static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
     }

@@ -11,7 +11,8 @@ namespace pyllm::cpu {
 
 Memory::Memory(int64_t bytes) : size_(bytes) {
   if (bytes == 0) return;
-  void* p = mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* p =
+      mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (p == MAP_FAILED) fail("out of memory: the system refused ", bytes, " bytes");
 #ifdef MADV_HUGEPAGE
   madvise(p, static_cast<size_t>(bytes), MADV_HUGEPAGE);

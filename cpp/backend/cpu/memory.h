@@ -7,7 +7,8 @@
 
 namespace pyllm::cpu {
 
-// Anonymous memory straight from the system: zero, committed when touched, in huge pages where they are offered.
+// Anonymous memory straight from the system: zero, committed when touched, in huge pages where they are
+// offered.
 class Memory {
  public:
   Memory() = default;
@@ -23,7 +24,8 @@ class Memory {
   int64_t size_ = 0;
 };
 
-// A stack of 64-byte aligned pieces. What was taken stays in place until it is released; memory is kept for reuse.
+// A stack of 64-byte aligned pieces. What was taken stays in place until it is released; memory is kept for
+// reuse.
 class Arena {
  public:
   void* take(int64_t bytes);

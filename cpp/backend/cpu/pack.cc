@@ -12,7 +12,8 @@ namespace {
 
 using quant::Scales;
 
-// The bit planes of one step (layout.h describes them) from codes as bytes: code[64 q + 4 row + j] in quad order.
+// The bit planes of one step (layout.h describes them) from codes as bytes: code[64 q + 4 row + j] in quad
+// order.
 template <Layout L>
 void pack_codes(const uint8_t* code, uint8_t* step) {
   constexpr int n = L.code_bits;
@@ -111,13 +112,15 @@ const PackedType* packed_type(Type type) {
   return found;
 }
 
-void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row, std::byte* panel) {
+void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row,
+                      std::byte* panel) {
   const int64_t size = type_info(type).bytes;
   const int64_t here = std::min<int64_t>(kPanelRows, rows - row);
   std::memset(panel, 0, static_cast<size_t>(kPanelRows * columns * size));
   for (int64_t r = 0; r < here; ++r) {
     const std::byte* source = data + (row + r) * columns * size;
-    for (int64_t k = 0; k < columns; ++k) std::memcpy(panel + (k * kPanelRows + r) * size, source + k * size, size);
+    for (int64_t k = 0; k < columns; ++k)
+      std::memcpy(panel + (k * kPanelRows + r) * size, source + k * size, size);
   }
 }
 

@@ -12,8 +12,8 @@ namespace pyllm::cpu {
 // How weights of one type reach the kernels.
 struct PackedType {
   Layout layout;
-  const uint8_t* table;   // 16 values, or nullptr
-  bool keep_packed;       // false: expand each panel just before use
+  const uint8_t* table;  // 16 values, or nullptr
+  bool keep_packed;      // false: expand each panel just before use
   // Packs rows [row, row + 16) of a matrix into a panel; rows past `rows` become zeros.
   void (*pack)(const std::byte* data, int64_t rows, int64_t columns, int64_t row, uint8_t* panel);
 };
@@ -22,6 +22,7 @@ struct PackedType {
 const PackedType* packed_type(Type type);
 
 // The same for F32, F16 and BF16: [column][16 rows] of the same element type.
-void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row, std::byte* panel);
+void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row,
+                      std::byte* panel);
 
 }  // namespace pyllm::cpu

@@ -14,7 +14,8 @@ struct IsaInfo {
 // All that were built, best first.
 std::vector<IsaInfo> instruction_sets();
 
-// The kernels for `isa` ("" means PYLLM_ISA or the best one). Throws Error when it is unknown or not supported here.
+// The kernels for `isa` ("" means PYLLM_ISA or the best one). Throws Error when it is unknown or not supported
+// here.
 const Kernels& select_kernels(const char* isa);
 
 }  // namespace pyllm::cpu

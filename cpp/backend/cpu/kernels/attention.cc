@@ -51,7 +51,8 @@ void attend_tile(const AttentionChunk& a) {
   for (int i = 0; i < N; ++i) {
     a.max[i] = max_lane(max_score[i]);
     f32x16 total = zero();
-    // Blocks that only other queries of the tile see get weight exactly 0, which leaves this one's sums as they are.
+    // Blocks that only other queries of the tile see get weight exactly 0, which leaves this one's sums as they
+    // are.
     for (int b = first_block; b < end_block; ++b) {
       const int from = clamp(a.first[i] - b * kBlock), to = clamp(a.last[i] - b * kBlock);
       f32x16 p = zero();
@@ -76,7 +77,7 @@ void attend_tile(const AttentionChunk& a) {
       for (int i = 0; i < N; ++i) acc[i] = load(a.out + i * a.padded_dim + d);
       for (int t = from; t < to; ++t) {
         const f32x16 v = load_half(values + t * a.padded_dim + d);
-      PYLLM_UNROLL
+        PYLLM_UNROLL
         for (int i = 0; i < N; ++i) acc[i] = fma(v, set(scores[i][b * kBlock + t]), acc[i]);
       }
       for (int i = 0; i < N; ++i) store(a.out + i * a.padded_dim + d, acc[i]);
@@ -99,7 +100,8 @@ void attend(const AttentionChunk& chunk) {
   }
 }
 
-void merge(float* max_, float* sum_, float* out, float chunk_max, float chunk_sum, const float* chunk_out, int n) {
+void merge(float* max_, float* sum_, float* out, float chunk_max, float chunk_sum, const float* chunk_out,
+           int n) {
   if (chunk_max == -__builtin_inff()) return;  // saw nothing
   if (*max_ == -__builtin_inff()) {            // first chunk
     *max_ = chunk_max;
@@ -114,8 +116,7 @@ void merge(float* max_, float* sum_, float* out, float chunk_max, float chunk_su
   const f32x16 keep = set(factor[0]), take = set(factor[1]);
   *max_ = largest;
   *sum_ = __builtin_fmaf(*sum_, factor[0], chunk_sum * factor[1]);
-  for (int d = 0; d < n; d += 16)
-    store(out + d, fma(load(out + d), keep, mul(load(chunk_out + d), take)));
+  for (int d = 0; d < n; d += 16) store(out + d, fma(load(out + d), keep, mul(load(chunk_out + d), take)));
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

@@ -16,19 +16,21 @@ inline void put(float* p, f32x16 v, int lanes) { lanes == 16 ? store(p, v) : sto
 
 void quantize(const float* x, int64_t n, int8_t* q, int64_t q_stride, float* scale, int64_t scale_stride,
               int32_t* sums) {
-  for (int64_t s = 0; s < n / kStep; ++s, x += kStep, q += q_stride, scale += scale_stride, sums += 2 * scale_stride) {
+  for (int64_t s = 0; s < n / kStep;
+       ++s, x += kStep, q += q_stride, scale += scale_stride, sums += 2 * scale_stride) {
     const f32x16 a = load(x), b = load(x + 16);
     const float largest = max_lane(max(abs(a), abs(b)));
-    // 0 for finite input, NaN otherwise: a NaN or infinite activation must reach the logits, not vanish in a cast.
+    // 0 for finite input, NaN otherwise: a NaN or infinite activation must reach the logits, not vanish in a
+    // cast.
     const float poison = sum(fma(a, zero(), mul(b, zero())));
-    const float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    // Blocks so small that the quotient could overflow count as zero.
+    const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
     *scale = largest / 127.0f + poison;
-    store_i8(q, round(mul(a, set(inverse))));
-    store_i8(q + 16, round(mul(b, set(inverse))));
-    sums[0] = sums[1] = 0;
-    for (int i = 0; i < 16; ++i) {
-      sums[0] += q[i];
-      sums[1] += q[i + 16];
+    const f32x16 whole[2] = {round(mul(a, set(inverse))), round(mul(b, set(inverse)))};
+    for (int h = 0; h < 2; ++h) {
+      store_i8(q + 16 * h, whole[h]);
+      const float total = sum(whole[h]);  // exact: at most 16 x 127
+      sums[h] = total == total ? static_cast<int32_t>(total) : 0;
     }
   }
 }

@@ -1,5 +1,5 @@
-// Quantized matmul, one tile at a time: a panel of 16 weight rows times 1 to 16 activation columns. For each output
-// the order of operations is fixed, whatever the tile: over groups, acc += dot * (scale * x.scale), then
+// Quantized matmul, one tile at a time: a panel of 16 weight rows times 1 to 16 activation columns. For each
+// output the order of operations is fixed, whatever the tile: over groups, acc += dot * (scale * x.scale), then
 // acc -= min * x.sum; dots are exact integers.
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kernels/simd.h"
@@ -33,7 +33,8 @@ inline void unpack(const uint8_t* p, const uint8_t* table, u8x64* code) {
     for (int h = 0; h < 2; ++h) {
       const u8x64 four = load_bytes(p + 64 * h);
       u8x64* c = code + 4 * h;
-      const u8x64 part[4] = {bits<0, 3, up>(four), bits<2, 3, up>(four), bits<4, 3, up>(four), bits<6, 3, up>(four)};
+      const u8x64 part[4] = {bits<0, 3, up>(four), bits<2, 3, up>(four), bits<4, 3, up>(four),
+                             bits<6, 3, up>(four)};
       for (int q = 0; q < 4; ++q) c[q] = bits_ == 6 ? either(c[q], part[q]) : part[q];
     }
     p += 128;
@@ -88,6 +89,8 @@ struct ScaleReader {
   }
 };
 
+constexpr int64_t kPrefetch = 2048;  // bytes ahead
+
 template <Layout L, int N>
 void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const ActivationTile& x, float* out,
           int64_t stride, int rows) {
@@ -101,6 +104,9 @@ void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const Act
   f32x16 acc[N];
   for (int c = 0; c < N; ++c) acc[c] = zero();
   for (int64_t s = 0; s < columns / kStep; ++s) {
+    // A single column leaves the memory little time: the hardware's prefetchers stop at page borders.
+    if constexpr (N <= 2)
+      for (int64_t i = 0; i < L.step_bytes(); i += 64) __builtin_prefetch(codes + kPrefetch + i);
     u8x64 code[8];
     unpack<L>(codes, table, code);
     scales.begin(s);

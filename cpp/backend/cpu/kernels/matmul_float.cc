@@ -1,4 +1,5 @@
-// Float weights (F32, F16, BF16) times float activations: per output a fused multiply-add over the features in order.
+// Float weights (F32, F16, BF16) times float activations: per output a fused multiply-add over the features in
+// order.
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kernels/simd.h"
 
@@ -26,7 +27,7 @@ void tile(const void* panel, int64_t columns, const float* x, float* out, int64_
   for (int c = 0; c < N; ++c) acc[c] = zero();
   for (int64_t k = 0; k < columns; ++k) {
     const f32x16 weight = As::get(w + k * kPanelRows);
-      PYLLM_UNROLL
+    PYLLM_UNROLL
     for (int c = 0; c < N; ++c) acc[c] = fma(weight, set(x[k * N + c]), acc[c]);
   }
   for (int c = 0; c < N; ++c) store_partial(out + c * stride, acc[c], rows);

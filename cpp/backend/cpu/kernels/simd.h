@@ -21,7 +21,7 @@
 
 namespace pyllm::cpu::PYLLM_ISA {
 
-// e^x to about 1 ulp: 2^n times a polynomial on |r| <= ln(2)/2. Below -87 it is exactly 0.
+// e^x to about 1 ulp: 2^n times a polynomial on |r| <= ln(2)/2. Outside -87..88 x counts as that border.
 inline f32x16 exp(f32x16 x) {
   const f32x16 clamped = max(min(x, set(88.0f)), set(-87.0f));
   const f32x16 n = round(mul(clamped, set(1.44269504f)));

@@ -8,7 +8,8 @@ namespace pyllm::cpu::PYLLM_ISA {
 
 const MatmulKernels* matmul_kernels(const Layout& layout);
 const FloatMatmulKernels* float_matmul_kernels(Type type);
-void quantize(const float* x, int64_t n, int8_t* q, int64_t q_stride, float* scale, int64_t scale_stride, int32_t* sums);
+void quantize(const float* x, int64_t n, int8_t* q, int64_t q_stride, float* scale, int64_t scale_stride,
+              int32_t* sums);
 void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out);
 void add_to(float* x, const float* y, int64_t n);
 void scale_by(float* x, float factor, int64_t n);
@@ -20,7 +21,18 @@ void merge(float* max, float* sum, float* out, float chunk_max, float chunk_sum,
 int64_t int8_ops(int64_t steps);
 
 extern const Kernels kernels;
-const Kernels kernels = {PYLLM_NAME(PYLLM_ISA), matmul_kernels, float_matmul_kernels, quantize, rms_norm, add_to,
-                         scale_by, silu_gate, gelu_gate, to_half, attend, merge, int8_ops};
+const Kernels kernels = {PYLLM_NAME(PYLLM_ISA),
+                         matmul_kernels,
+                         float_matmul_kernels,
+                         quantize,
+                         rms_norm,
+                         add_to,
+                         scale_by,
+                         silu_gate,
+                         gelu_gate,
+                         to_half,
+                         attend,
+                         merge,
+                         int8_ops};
 
 }  // namespace pyllm::cpu::PYLLM_ISA

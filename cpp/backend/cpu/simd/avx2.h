@@ -148,7 +148,8 @@ inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
       const __m256i lo = _mm256_xor_si256(codes[q].lo, flip), hi = _mm256_xor_si256(codes[q].hi, flip);
       const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(lo), _mm256_sign_epi8(x, lo));
       const __m256i s = _mm256_maddubs_epi16(_mm256_abs_epi8(hi), _mm256_sign_epi8(x, hi));
-      r = {_mm256_add_epi32(r.lo, _mm256_madd_epi16(p, ones)), _mm256_add_epi32(r.hi, _mm256_madd_epi16(s, ones))};
+      r = {_mm256_add_epi32(r.lo, _mm256_madd_epi16(p, ones)),
+           _mm256_add_epi32(r.hi, _mm256_madd_epi16(s, ones))};
     }
     return r;
   } else if constexpr (kBits <= 4) {
@@ -159,7 +160,8 @@ inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
       hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(codes[q].hi, x));
     }
     const __m256i start = _mm256_set1_epi32(*init);
-    return {_mm256_add_epi32(start, _mm256_madd_epi16(lo, ones)), _mm256_add_epi32(start, _mm256_madd_epi16(hi, ones))};
+    return {_mm256_add_epi32(start, _mm256_madd_epi16(lo, ones)),
+            _mm256_add_epi32(start, _mm256_madd_epi16(hi, ones))};
   } else {
     i32x16 r = {_mm256_set1_epi32(*init), _mm256_set1_epi32(*init)};
     for (int q = 0; q < kQuads; ++q) {

@@ -1,0 +1,139 @@
+"""The commands that load a model, with a tiny one of random weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pyllm
+
+pytest.importorskip("gguf")
+pytest.importorskip("pyllm._core")
+
+from shapes import write_model
+
+ROOT = Path(pyllm.__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    return write_model(path, dim=64, ffn=128, quant="Q8_0", std=0.3, context=64)
+
+
+@pytest.fixture
+def run(tmp_path):
+    def call(*arguments, stdin=b"", env=None):
+        done = subprocess.run(
+            [sys.executable, "-m", "pyllm", *map(str, arguments)],
+            input=stdin,
+            capture_output=True,
+            env={**os.environ, "PYLLM_HOME": str(tmp_path / "home"), "PYTHONPATH": str(ROOT), **(env or {})},
+            check=False,
+            timeout=120,
+        )
+        return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+    return call
+
+
+def test_generate_twice_with_one_seed(run, model):
+    options = ["-p", "Hello", "--max-tokens", "12", "--temperature", "2", "--seed", "7", "--ignore-eos"]
+    code, out, err = run("generate", model, *options)
+    assert (code, err.count("\n")) == (0, 1)
+    code, document, err = run("generate", model, *options, "--json")
+    assert (code, err) == (0, "")
+    done = json.loads(document)
+    assert set(done) == {"text", "token_ids", "finish_reason", "usage", "timings"}
+    assert done["finish_reason"] == "length"
+    assert len(done["token_ids"]) == done["usage"]["completion_tokens"] == 12
+    assert set(done["timings"]) == {
+        "load_s",
+        "first_token_s",
+        "prompt_tokens_per_second",
+        "decode_tokens_per_second",
+    }
+    assert out.removesuffix("\n") == done["text"].removesuffix("\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["-p", ""], "the prompt is empty"),
+        (["-p", "long " * 40], "more than the context of 64"),
+        (["-p", "x", "--kv-memory", "1kB"], "kv_bytes: expected at least"),
+        (["-p", "x", "--threads", "100000"], "threads: expected at most"),
+    ],
+)
+def test_what_cannot_run_is_one_line(run, model, options, said):
+    code, out, err = run("generate", model, *options)
+    assert (code, out) == (1, "")
+    assert err.startswith("pyllm: ")
+    assert err.count("\n") == 1
+    assert said in err
+
+
+def test_an_instruction_set_that_is_not_here(run, model):
+    code, _, err = run("generate", model, "-p", "x", env={"PYLLM_ISA": "abacus"})
+    assert code == 1
+    assert "PYLLM_ISA=abacus" in err
+
+
+def test_a_truncated_model(run, model, tmp_path):
+    half = tmp_path / "half.gguf"
+    half.write_bytes(model.read_bytes()[:-1000])
+    code, out, err = run("generate", half, "-p", "x")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "half.gguf" in err
+
+
+def test_tokenize(run, model):
+    code, out, _ = run("tokenize", model, "-", "--json", stdin="Hé 👍".encode())
+    shown = json.loads(out)
+    assert code == 0
+    assert set(shown) == {"ids", "pieces"}
+    assert len(shown["ids"]) == len(shown["pieces"])
+    lines = run("tokenize", model, "Hé 👍")[1].splitlines()
+    assert [int(line.split("\t")[0]) for line in lines] == shown["ids"]
+    assert [json.loads(line.split("\t")[1]) for line in lines] == shown["pieces"]
+
+
+def test_bench(run, model):
+    code, out, err = run(
+        "bench", model, "--prompt", "8,16", "--gen", "4", "--batch", "1,3", "--repeat", "2", "--json"
+    )
+    assert (code, err) == (0, "")
+    report = json.loads(out)
+    assert report["ceilings"]["read_gbps"] > 0
+    assert report["ceilings"]["int8_tops"] > 0
+    assert [(r["test"], r["tokens"], r["batch"], r["context"]) for r in report["results"]] == [
+        ("prompt", 8, 1, 0),
+        ("prompt", 16, 1, 0),
+        ("decode", 4, 1, 0),
+        ("decode", 4, 3, 0),
+    ]
+    for result in report["results"]:
+        rate = result["tokens_per_second"]
+        assert 0 < rate["min"] <= rate["median"] <= rate["max"]
+    code, out, _ = run(
+        "bench", model, "--prompt", "8", "--gen", "4", "--batch", "2", "--depth", "8", "--repeat", "1"
+    )
+    assert code == 0
+    assert "TOKENS/S" in out
+
+
+def test_chat_of_two_turns(run, model):
+    pytest.importorskip("pyllm.template")
+    options = ["--context", "64", "--max-tokens", "4", "--temperature", "0"]
+    code, out, err = run("chat", model, *options, stdin=b"Hi\nHo\n")
+    assert code == 0, err
+    assert out.count("\n") >= 2
+    assert "no chat template" in err
+    code, _, err = run("chat", model, *options, stdin=b"Hi\n" + b"very long " * 30 + b"\n")
+    assert code == 1
+    assert "more than the context of 64" in err

@@ -239,8 +239,8 @@ _METHODS: tuple[tuple[type, frozenset[str]], ...] = (
 )
 # Methods and filters that make an object or take a step for every few characters.
 _BY_CHARACTER = frozenset((
-    "split", "rsplit", "splitlines", "title", "wordcount", "striptags", "list", "join", "sort", "unique", "batch",
-    "slice", "min", "max",
+    "split", "rsplit", "splitlines", "title", "wordcount", "striptags", "list", "join", "sort", "unique",
+    "batch", "slice", "min", "max",
 ))  # fmt: skip
 # Filters and tests that look at their argument's items but not into them; all others pay for everything.
 _SHALLOW = frozenset((

@@ -83,7 +83,7 @@ def controls(template: ChatTemplate, tokenizer: Tokenizer, messages: Any, **argu
         ("{{ 'AbC' | lower }}{{ 'x' | upper }}{{ 'x y' | title }}{{ 'ab' | replace('a', 'c') }}", "abcXX Ycb"),
         ("{{ {'b': 1, 'a': 2} | dictsort }}{{ {'a': 1}.items() | list }}", "[('a', 2), ('b', 1)][('a', 1)]"),
         ("{{ {'a': {'b': 3}}['a'].b }}{{ {'a': 1}.get('z', 'none') }}{{ [1, 2][-1] }}", "3none2"),
-        ("{{ 7 // 2 }}{{ 2 ** 10 }}{{ 7 % 4 }}{{ (-3) | abs }}{{ 3.0 | int }}{{ 'ab' * 2 }}{{ [1] + [2] }}", "3102433abab[1, 2]"),
+        ("{{ 7 // 2 }}{{ 2 ** 10 }}{{ 7 % 4 }}{{ (-3) | abs }}{{ 3.0 | int }}{{ 'ab' * 2 }}{{ [1] + [2] }}", "31024333abab[1, 2]"),
         ("{{ tools }}{{ documents }}{{ enable_thinking }}{{ add_generation_prompt }}", "NoneTrue"),
         ("{# comment #}{{ none }}{{ '<b>' | e }}{{ '<b>' | safe }}{{ ['a', 'b'] | last }}", "None&lt;b&gt;<b>b"),
     ],

@@ -33,12 +33,13 @@ text::Fallback fallback(const std::vector<int64_t>& byte_tokens, int64_t unknown
   return out;
 }
 
-std::unique_ptr<PieceTokenizer> from_scores(const py::list& tokens,
-                                            const std::vector<float>& scores, std::string_view usable,
-                                            const std::vector<int64_t>& byte_tokens, int64_t unknown) {
+std::unique_ptr<PieceTokenizer> from_scores(const py::list& tokens, const std::vector<float>& scores,
+                                            std::string_view usable, const std::vector<int64_t>& byte_tokens,
+                                            int64_t unknown) {
   return std::make_unique<PieceTokenizer>(
       views(tokens, "tokens"), std::span{scores.data(), scores.size()},
-      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()}, fallback(byte_tokens, unknown));
+      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()},
+      fallback(byte_tokens, unknown));
 }
 
 std::unique_ptr<PieceTokenizer> from_merges(const py::list& tokens, const py::list& merges,

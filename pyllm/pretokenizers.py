@@ -54,7 +54,9 @@ _SIGN_WORDS = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _IDEOGRAPHS_AND_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
-_GROUPS_OF_THREE = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"  # counted from the right: 1234567 is 1, 234, 567
+# Digits in threes, counted from the right: 1234567 is 1, 234, 567. In two steps, because looking for the end of
+# the number from every group would take quadratic time.
+_THREES = (r"\p{N}+", r"\A\p{N}{1,2}(?=(?:\p{N}{3})*\z)|\p{N}{3}")
 
 # Cased alphabets (Latin, Greek, Cyrillic, Armenian, Georgian, Cherokee, Deseret) as DeepSeek LLM lists them.
 _CASED_LETTERS = (
@@ -159,7 +161,7 @@ _FAMILIES: tuple[tuple[str, PreTokenizer], ...] = (
     ),
     (
         "tiny_aya cohere2moe",
-        PreTokenizer((_GROUPS_OF_THREE, _cased_words(r"\p{N}{1,3}", _CONTRACTION))),
+        PreTokenizer((*_THREES, _cased_words(r"\p{N}{1,3}", _CONTRACTION))),
     ),
     (
         "kimi-k2",
@@ -209,7 +211,7 @@ _FAMILIES: tuple[tuple[str, PreTokenizer], ...] = (
         "afmoe",
         PreTokenizer(
             (
-                _GROUPS_OF_THREE,
+                *_THREES,
                 "[\u4e00-\u9fff\u3400-\u4dbf\u8c48-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-\u2fdf"
                 "\u0e40-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-\ud7af\u1100-\u11ff]+",
                 _SIGN_WORDS,
@@ -217,7 +219,6 @@ _FAMILIES: tuple[tuple[str, PreTokenizer], ...] = (
         ),
     ),
     ("falcon", PreTokenizer((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]"))),
-    ("superbpe", PreTokenizer((r"\p{N}+", r"(?=(\d{3})+(?!\d))"))),
     ("poro-chat bloom gpt3-finnish", PreTokenizer((_BLOOM,))),
     ("viking", PreTokenizer((_BLOOM, r"\p{N}"))),
     (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
+_HOLE = "\U0010ffff no token \U0010ffff"  # no byte-level text looks like this
 _SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
 
 
@@ -235,17 +236,19 @@ class _ByteLevel:
 
     def __init__(self, vocabulary: Vocabulary, file: Metadata) -> None:
         self._bytes = {character: byte for byte, character in enumerate(_byte_characters())}
+        self._hole = len(vocabulary.tokens)
         self._tokenizer = _byte_level_tokenizer(vocabulary, merges(file))
 
     def encode(self, text: str, after_special: bool) -> list[int]:
         try:
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         except BaseException as error:  # the library's panics derive from BaseException alone
             if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                 raise
             raise PyllmError(
                 f"this text cannot be cut into words ({str(error)[:200]}); it is {len(text)} long"
             ) from None
+        return ids if self._hole not in ids else [i for i in ids if i != self._hole]
 
     def piece(self, token: bytes) -> bytes:
         try:
@@ -271,13 +274,20 @@ def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> Hugging
     hidden = {texts[i] for i in vocabulary.of_types(*_SPECIAL)}
     for text in hidden:
         ids.pop(text, None)
+    # Some vocabularies lack bytes. Those get an id of their own, so that what is around them does not merge.
+    ids[_HOLE] = len(texts)
     pairs = split_merges(lines)
     if vocabulary.renamed:
         pairs = [pair for pair in pairs if pair[0] + pair[1] not in hidden]
     try:
-        model = BPE(vocab=ids, merges=pairs, ignore_merges=pre.ignore_merges)
+        model = BPE(vocab=ids, merges=pairs, ignore_merges=pre.ignore_merges, unk_token=_HOLE)
     except Exception:
-        model = BPE(vocab=ids, merges=_checked(pairs, ids, hidden), ignore_merges=pre.ignore_merges)
+        model = BPE(
+            vocab=ids,
+            merges=_checked(pairs, ids, hidden),
+            ignore_merges=pre.ignore_merges,
+            unk_token=_HOLE,
+        )
     tokenizer = HuggingFaceTokenizer(model)
     splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

@@ -148,7 +148,7 @@ def test_long_runs_are_cut_in_time(name: str) -> None:
     cutter = pre_tokenizers.Sequence(splits)
     started = time.perf_counter()
     for run in (" ", "a", "1", "\n", "!", "é", "a ", "\u0301", "'", "A", "中", " \n", "1 "):
-        text = run * 4000
+        text = run * 20_000
         assert "".join(word for word, _ in cutter.pre_tokenize_str(text)) == text
     assert time.perf_counter() - started < 5
 
@@ -546,3 +546,9 @@ def test_long_text_of_one_piece(spm: Tokenizer) -> None:
     started = time.perf_counter()
     assert spm.decode(spm.encode(text), skip_special=True) == text
     assert time.perf_counter() - started < 5
+
+
+def test_bytes_without_a_token_keep_their_neighbours_apart(tmp_path: Path) -> None:
+    tokens = [(t, NORMAL) for t in ("a", "b", "ab")]
+    path = write_vocabulary(tmp_path / "v.gguf", "gpt2", tokens, pre="gpt-2", merges=["a b"])
+    assert Tokenizer.from_gguf(path).encode("abcaxbaéb") == [2, 0, 1, 0, 1]

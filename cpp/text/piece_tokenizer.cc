@@ -14,13 +14,22 @@ size_t character_bytes(char first) {
   return byte < 0xC0 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 
+constexpr std::string_view space = "\u2581";
+
+// Where the next word begins: at a space that follows something else. text.size() when there is none.
+size_t next_word(std::string_view text, size_t from) {
+  for (size_t at = text.find(space, from); at != std::string_view::npos; at = text.find(space, at + 1))
+    if (at > from && text.substr(at - std::min(at, space.size()), space.size()) != space) return at;
+  return text.size();
+}
+
 }  // namespace
 
 std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, size_t line) {
-  const size_t space = merge.find(' ', 1);  // the first token may itself begin with a space
-  if (space == std::string_view::npos || space + 1 == merge.size())
+  const size_t cut = merge.find(' ', 1);  // the first token may itself begin with a space
+  if (cut == std::string_view::npos || cut + 1 == merge.size())
     fail("tokenizer.ggml.merges[", line, "]: expected two tokens with a space between, found '", merge, "'");
-  return {merge.substr(0, space), merge.substr(space + 1)};
+  return {merge.substr(0, cut), merge.substr(cut + 1)};
 }
 
 void PieceTokenizer::keep(std::span<const std::string_view> tokens) {
@@ -33,6 +42,8 @@ void PieceTokenizer::keep(std::span<const std::string_view> tokens) {
     bytes_.append(token);
   }
   index_ = std::make_unique<TextIndex>(tokens_);
+  word_by_word_ = std::all_of(tokens_.begin(), tokens_.end(),
+                              [](std::string_view token) { return next_word(token, 0) == token.size(); });
 }
 
 PieceTokenizer::PieceTokenizer(std::span<const std::string_view> tokens, std::span<const float> scores,
@@ -178,10 +189,19 @@ void PieceTokenizer::encode_run(std::string_view text, std::vector<uint32_t>& ou
   run.append_to(out);
 }
 
+// Words that cannot merge with each other are merged one by one, in little memory.
+void PieceTokenizer::encode_words(std::string_view text, std::vector<uint32_t>& out) const {
+  for (size_t at = 0; at < text.size();) {
+    const size_t end = word_by_word_ ? next_word(text, at) : text.size();
+    encode_run(text.substr(at, end - at), out);
+    at = end;
+  }
+}
+
 std::vector<uint32_t> PieceTokenizer::encode(std::string_view text) const {
   std::vector<uint32_t> out;
   if (!pairs_) {
-    encode_run(text, out);
+    encode_words(text, out);
     return out;
   }
   for (size_t at = 0; at < text.size();) {
@@ -192,7 +212,7 @@ std::vector<uint32_t> PieceTokenizer::encode(std::string_view text) const {
     if (whole != none)
       out.push_back(whole);
     else
-      encode_run(run, out);
+      encode_words(run, out);
     at = end;
   }
   return out;

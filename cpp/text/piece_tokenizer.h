@@ -51,10 +51,12 @@ class PieceTokenizer {
   uint32_t find(std::string_view text) const;
   Product product(uint32_t left, uint32_t right, std::string_view both) const;
   void encode_run(std::string_view text, std::vector<uint32_t>& out) const;
+  void encode_words(std::string_view text, std::vector<uint32_t>& out) const;
 
   std::string bytes_;  // of all tokens
   std::vector<std::string_view> tokens_;
   std::unique_ptr<TextIndex> index_;
+  bool word_by_word_;  // no token goes on behind a word into the next space
   Fallback fallback_;
   std::vector<uint32_t> ranks_;                    // [token] by score; `none`: not usable
   std::unique_ptr<PairIndex> pairs_;               // or by listed merges:

@@ -44,7 +44,8 @@ class SpecialTokens {
     size_t start, end;
     uint32_t index;  // into tokens_
   };
-  std::vector<Match> find(std::string_view text, std::span<const Segment> segments) const;
+  // The longest match at `start` that ends at `end` or before; index `none` when there is none.
+  Match longest(std::string_view text, size_t start, size_t end, size_t trusted_end) const;
 
   std::vector<SpecialToken> tokens_;  // by text, so that those with one prefix lie together
   uint32_t first_[257];               // tokens_[first_[b] .. first_[b + 1]) start with byte b

@@ -66,7 +66,6 @@ OWN = {
     "kimi-k2": [
         r"\p{Han}+|" + _GPT4O.replace(r"\p{M}]", r"\p{M}&&[^\p{Han}]]").replace("[\\r\\n/]*", "[\\r\\n]*")
     ],
-    "superbpe": [r"\p{N}+", r"(?=(?:\d{3})+(?!\d))"],
 }
 SKIPPED = {
     "whitespace",

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
 @sampling_options
 @engine_options
 def chat(
-    model: str | None, system: str | None, context: int, threads: int, kv_memory: str, **sampling: Any
+    model: str | None,
+    system: str | None,
+    context: int,
+    threads: int,
+    kv_memory: str,
+    precise: bool,
+    **sampling: Any,
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer (what came is kept), Ctrl-D leaves.
 
@@ -42,7 +48,7 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-    with open_model(path, context, threads, kv_memory) as llm:
+    with open_model(path, context, threads, kv_memory, precise) as llm:
         if not _has_template(path):
             note("this model has no chat template (a base model?): a plain built-in one is used")
         if terminal:

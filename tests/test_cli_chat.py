@@ -185,8 +185,8 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(terminal, tiny):
     chat.type(CTRL_C)
     chat.expect("pyllm: stopped")
     chat.expect("> ")
-    chat.type(CTRL_C)  # at the prompt it only says how to leave
-    chat.expect("Ctrl-D leaves")
+    # At the prompt it only says how to leave. readline loses one that comes between its prompt and its wait.
+    chat.type_until(CTRL_C, "Ctrl-D leaves")
     chat.expect("> ")
     chat.type("history\n")
     told = json.loads(re.search(r"\[\{.*\}\]", chat.expect(r"\}\]\n"))[0])

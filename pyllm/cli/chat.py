@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -48,9 +47,17 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
+<<<<<<< HEAD
     with open_model(path, context, threads, kv_memory, precise) as llm:
         if not _has_template(path):
             note("this model has no chat template (a base model?): a plain built-in one is used")
+=======
+    with open_model(path, context, threads, kv_memory) as llm:
+        if llm.template.built_in:
+            note(
+                f"this model has no chat template (a base model?): the built-in {llm.template.built_in} is used"
+            )
+>>>>>>> h-cli
         if terminal:
             note(f"chatting with {model or path.stem}; Ctrl-C stops an answer, Ctrl-D leaves")
         history = [{"role": "system", "content": read_text(system)}] if system is not None else []
@@ -115,9 +122,3 @@ def _ask() -> str:
         return input("> ")
     print("> ", end="", file=sys.stderr, flush=True)  # answers are redirected: the prompt must not go with them
     return input()
-
-
-def _has_template(path: Path) -> bool:
-    from pyllm._core import GgufFile
-
-    return "tokenizer.chat_template" in GgufFile(str(path))

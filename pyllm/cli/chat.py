@@ -47,17 +47,9 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-<<<<<<< HEAD
     with open_model(path, context, threads, kv_memory, precise) as llm:
-        if not _has_template(path):
-            note("this model has no chat template (a base model?): a plain built-in one is used")
-=======
-    with open_model(path, context, threads, kv_memory) as llm:
-        if llm.template.built_in:
-            note(
-                f"this model has no chat template (a base model?): the built-in {llm.template.built_in} is used"
-            )
->>>>>>> h-cli
+        if form := llm.template.built_in:
+            note(f"this model has no chat template (a base model?): the built-in form {form!r} is used")
         if terminal:
             note(f"chatting with {model or path.stem}; Ctrl-C stops an answer, Ctrl-D leaves")
         history = [{"role": "system", "content": read_text(system)}] if system is not None else []

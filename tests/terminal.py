@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import select
@@ -37,12 +38,21 @@ class Terminal:
     def type(self, text):
         os.write(self._terminal, text.encode())
 
+    def type_until(self, text, pattern):
+        """Types `text` again every few seconds until `pattern` comes."""
+        for _ in range(10):
+            self.type(text)
+            with contextlib.suppress(TimeoutError):
+                return self.expect(pattern, seconds=3)
+        return self.expect(pattern, seconds=3)
+
     def expect(self, pattern, seconds=30):
         """Reads until `pattern` has come; what came up to its end."""
         deadline = time.monotonic() + seconds
         while not (match := re.search(pattern, self._seen)):
             ready, _, _ = select.select([self._terminal], [], [], max(0, deadline - time.monotonic()))
-            assert ready, f"waited for {pattern!r}, saw {self._seen!r}"
+            if not ready:
+                raise TimeoutError(f"waited for {pattern!r}, saw {self._seen!r}")
             try:
                 self._seen += os.read(self._terminal, 4096).decode().replace("\r\n", "\n")
             except OSError as error:  # the command has left

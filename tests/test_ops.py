@@ -77,6 +77,22 @@ def test_matmul_is_close_to_float64(quant: str) -> None:
     assert np.sqrt(np.mean(error**2)) < 0.01 * np.sqrt(np.mean(exact**2))  # int8 activations
 
 
+@pytest.mark.parametrize("quant", ["Q4_1", "Q6_K", "IQ3_S"])
+def test_precise_matmul(quant: str) -> None:
+    rng = np.random.default_rng(8)
+    cols, rows = 512, 37
+    data = random_blocks(quant, rows, cols, rng)
+    x = rng.normal(0, 1, (11, cols)).astype(np.float32)
+    weights = _core.dequantize(quant, data.reshape(-1), rows * cols).reshape(rows, cols).astype(np.float64)
+    exact = x.astype(np.float64) @ weights.T
+    results = [_core.ops.matmul(quant, data, rows, x, isa=isa, precise=True) for isa in ISAS]
+    assert np.sqrt(np.mean((results[0] - exact) ** 2)) < 1e-4 * np.sqrt(np.mean(exact**2))
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])
+    alone = _core.ops.matmul(quant, data, rows, x[4:5], precise=True)
+    np.testing.assert_array_equal(alone[0], results[0][4])
+
+
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
 def test_float_matmul(kind: str) -> None:
     rng = np.random.default_rng(3)

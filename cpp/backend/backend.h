@@ -109,6 +109,9 @@ class Backend {
 struct BackendOptions {
   int threads = 0;
   const char* isa = "";
+  // Activations of quantized products as two 8-bit parts, value and remainder, in place of one: about 15 bits,
+  // for twice the arithmetic.
+  bool precise = false;
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 

@@ -100,11 +100,11 @@ Rope Loader::rope(const DecoderShape& shape, RopePairs pairs) const {
     for (int i = 0; i < n / 2; ++i) frequency[static_cast<size_t>(i)] /= factor->data[i];
   }
   double magnitude = 1.0;
-  const std::string_view type = file_.maybe_string(key("rope.scaling.type")).value_or("none");
+  const std::string_view type = file_.maybe_string(key("rope.scaling.type")).value_or("linear");
   double factor = file_.maybe_number(key("rope.scaling.factor")).value_or(0.0);
   if (factor == 0.0) factor = file_.maybe_number(key("rope.scale_linear")).value_or(1.0);
   if (!(factor > 0.0)) fail(key("rope.scaling.factor"), ": expected more than 0, the file has ", factor);
-  if (type == "linear" || (type == "none" && file_.find(key("rope.scale_linear")) != nullptr)) {
+  if (type == "linear") {
     for (double& f : frequency) f /= factor;
   } else if (type == "yarn") {
     const double original = file_.number(key("rope.scaling.original_context_length"));
@@ -115,8 +115,9 @@ Rope Loader::rope(const DecoderShape& shape, RopePairs pairs) const {
       double& f = frequency[static_cast<size_t>(i)];
       f = f / factor * (1.0 - keep) + f * keep;
     }
-    magnitude =
-        file_.maybe_number(key("rope.scaling.attn_factor")).value_or(1.0) * (1.0 + 0.1 * std::log(factor));
+    const auto attention = file_.maybe_number(key("rope.scaling.attn_factor"));
+    magnitude = attention.value_or(file_.maybe_number(key("rope.scaling.yarn_attn_factor")).value_or(1.0));
+    magnitude *= 1.0 + 0.1 * std::log(factor);
   } else if (type != "none") {
     fail(key("rope.scaling.type"), ": expected none, linear or yarn, the file has ", type);
   }

@@ -39,8 +39,9 @@ class Model {
 };
 
 struct LoadOptions {
-  int threads = 0;  // 0: as many as the process may use
-  std::string isa;  // "": the best this machine has, or PYLLM_ISA
+  int threads = 0;       // 0: as many as the process may use
+  std::string isa;       // "": the best this machine has, or PYLLM_ISA
+  bool precise = false;  // BackendOptions::precise
 };
 
 // Throws Error: unknown architecture (lists the known ones), missing or misshapen tensor or key.

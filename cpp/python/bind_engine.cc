@@ -13,8 +13,8 @@ struct LoadedEngine {
   std::unique_ptr<Engine> engine;
 };
 
-LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa) {
-  std::unique_ptr<Model> model = load_model(*file, {threads, isa});
+LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise) {
+  std::unique_ptr<Model> model = load_model(*file, {threads, isa, precise});
   return LoadedModel(std::move(file), std::move(model));
 }
 
@@ -40,7 +40,8 @@ int32_t token_id(int64_t id, size_t position) {
        py::repr(py::type::of(found)).cast<std::string>(), of);
 }
 
-// A list of integers, without numpy (which takes longer to import than a short prompt takes), or any array of them.
+// A list of integers, without numpy (which takes longer to import than a short prompt takes), or any array of
+// them.
 std::vector<int32_t> token_ids(const py::object& tokens) {
   std::vector<int32_t> ids;
   if (py::isinstance<py::list>(tokens) || py::isinstance<py::tuple>(tokens)) {
@@ -120,8 +121,9 @@ py::list top_logprobs(const Event& e) {
 void bind_model(py::module_& m) {
   py::class_<LoadedModel>(m, "Model", "A model's weights, ready to compute. One engine can take it over.")
       .def(py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
-           py::call_guard<py::gil_scoped_release>(),
-           "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best.")
+           py::arg("precise") = false, py::call_guard<py::gil_scoped_release>(),
+           "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
+           "precise: activations of 15 bits instead of 8, for twice the arithmetic.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
       .def_property_readonly(

@@ -113,7 +113,8 @@ py::object to_python(const Value& value) {
     return out;
   }
   if (!value.is_array) return number(value, 0);
-  return py::array(py::dtype(numpy_name(value.type)), {static_cast<py::ssize_t>(value.count)}, value.bytes.data());
+  return py::array(py::dtype(numpy_name(value.type)), {static_cast<py::ssize_t>(value.count)},
+                   value.bytes.data());
 }
 
 py::object get(const File& file, std::string_view key, py::object otherwise) {

@@ -47,8 +47,8 @@ Batch plain_batch(int64_t rows) {
 }
 
 FloatArray matmul(const std::string& type, const ByteArray& data, int64_t rows, FloatArray x,
-                  const std::string& isa, int threads) {
-  auto backend = make_cpu_backend({threads, isa.c_str()});
+                  const std::string& isa, int threads, bool precise) {
+  auto backend = make_cpu_backend({threads, isa.c_str(), precise});
   const auto weight = backend->matrix(source(type, data, rows, x.shape(1)));
   const Batch batch = plain_batch(x.shape(0));
   backend->begin(batch);
@@ -178,7 +178,7 @@ void bind_ops(py::module_& m) {
 
   py::module_ ops = m.def_submodule("ops", "Single operations of the CPU backend, for tests.");
   ops.def("matmul", &matmul, py::arg("type"), py::arg("data"), py::arg("rows"), py::arg("x"),
-          py::arg("isa") = "", py::arg("threads") = 1);
+          py::arg("isa") = "", py::arg("threads") = 1, py::arg("precise") = false);
   ops.def("matmul_reference", &matmul_reference);
   ops.def("attend", &attend, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("heads"), py::arg("kv_heads"),
           py::arg("scale"), py::arg("window") = 0, py::arg("softcap") = 0.0f, py::arg("chunk") = 1 << 30,

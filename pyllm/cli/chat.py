@@ -3,7 +3,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -30,7 +29,13 @@ if TYPE_CHECKING:
 @sampling_options
 @engine_options
 def chat(
-    model: str | None, system: str | None, context: int, threads: int, kv_memory: str, **sampling: Any
+    model: str | None,
+    system: str | None,
+    context: int,
+    threads: int,
+    kv_memory: str,
+    precise: bool,
+    **sampling: Any,
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer (what came is kept), Ctrl-D leaves.
 
@@ -42,9 +47,9 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-    with open_model(path, context, threads, kv_memory) as llm:
-        if not _has_template(path):
-            note("this model has no chat template (a base model?): a plain built-in one is used")
+    with open_model(path, context, threads, kv_memory, precise) as llm:
+        if form := llm.template.built_in:
+            note(f"this model has no chat template (a base model?): the built-in form {form!r} is used")
         if terminal:
             note(f"chatting with {model or path.stem}; Ctrl-C stops an answer, Ctrl-D leaves")
         history = [{"role": "system", "content": read_text(system)}] if system is not None else []
@@ -109,9 +114,3 @@ def _ask() -> str:
         return input("> ")
     print("> ", end="", file=sys.stderr, flush=True)  # answers are redirected: the prompt must not go with them
     return input()
-
-
-def _has_template(path: Path) -> bool:
-    from pyllm._core import GgufFile
-
-    return "tokenizer.chat_template" in GgufFile(str(path))

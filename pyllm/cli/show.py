@@ -175,7 +175,7 @@ def _print(about: dict[str, Any]) -> None:
         elif key in ("file_bytes", "kv_bytes_per_1k_tokens"):
             value = megabytes(value)
         elif key == "template":
-            value = "yes" if value else "no: a plain built-in one is used for chat"
+            value = "yes" if value else "no: a built-in one is used for chat"
         elif isinstance(value, int):
             value = f"{value:,}"
         pairs.append((label, value))

@@ -7,8 +7,10 @@ full context does; "fail" fails half-way; anything else comes back in capitals, 
 import json
 import os
 import time
+from types import SimpleNamespace
 
 import pyllm.llm
+from pyllm._core import GgufFile
 from pyllm.completion import Completion, Piece, Timings, Usage
 from pyllm.errors import PyllmError
 
@@ -33,6 +35,8 @@ def words(messages):
 class FakeLLM:
     def __init__(self, path, **options):
         self.options = options
+        has_template = "tokenizer.chat_template" in GgufFile(str(path))
+        self.template = SimpleNamespace(built_in=None if has_template else "plain")
 
     def __enter__(self):
         return self

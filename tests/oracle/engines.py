@@ -144,12 +144,13 @@ class Pyllm:
     """This project's engine, without the Python layers above it."""
 
     name = "pyllm"
+    precise = False
 
     def __init__(self, path: Path | str, *, context: int = 2048, threads: int = 2, isa: str = "") -> None:
         from pyllm import _core
 
         self._core = _core
-        model = _core.Model(_core.GgufFile(path), threads=threads, isa=isa)
+        model = _core.Model(_core.GgufFile(path), threads=threads, isa=isa, precise=self.precise)
         self._engine = _core.Engine(model, context=context, prefix_cache=False)
 
     def _events(self, tokens: Sequence[int], want_logits: bool, **params: float) -> Iterator[Any]:
@@ -173,3 +174,10 @@ class Pyllm:
         """What greedy decoding appends: at most `count` tokens, without the one that ends it."""
         events = self._events(tokens, want_logits=False, max_tokens=count, temperature=0.0)
         return [e.token for e in events if e.token is not None and e.finish_reason != "stop"]
+
+
+class PyllmPrecise(Pyllm):
+    """The same with precise=True."""
+
+    name = "pyllm-precise"
+    precise = True

@@ -12,12 +12,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from engines import LlamaCpp, Pyllm
+from engines import LlamaCpp, Pyllm, PyllmPrecise
 from measure import kl_divergence, log_softmax, top_two_gap
 from reference import Float32
 
 TEXT = Path(__file__).with_name("text.txt")
-ENGINES = {"llama.cpp": LlamaCpp, "pyllm": Pyllm}
+ENGINES = {"llama.cpp": LlamaCpp, "pyllm": Pyllm, "pyllm-precise": PyllmPrecise}
 
 
 def evaluate(

@@ -20,7 +20,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  std::byte* panels = nullptr;           // none: panels are expanded from `source` just before use
+  std::byte* panels = nullptr;          // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -93,15 +93,17 @@ class CpuBackend : public Backend {
       for (int64_t r = begin; r < end; ++r) f(r);
     });
   }
+  void matmul_precise(std::span<const Factor> factors, Tensor x, Tensor out);
   void matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out);
   void matmul_float(const Factor& factor, Tensor x, Tensor out);
   void add_bias(const Vector& bias, Tensor out);
 
   const Kernels& kernels_;
+  const bool precise_;
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
   std::vector<int32_t> positions_;  // [row]
-  Arena weights_;  // all panels side by side, in huge pages where they are offered
+  Arena weights_;                   // all panels side by side, in huge pages where they are offered
   Arena arena_;
 };
 

@@ -38,15 +38,13 @@ struct Sums {
 
 void CpuBackend::matmul(std::span<const Factor> factors, Tensor x, Tensor out) {
   const int64_t mark = arena_.mark();
-  std::vector<Factor> quantized;
-  std::vector<int64_t> first_column;
   int64_t column = 0;
   for (const Factor& factor : factors) {
     const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
     if (w.packing == nullptr) matmul_float(factor, x, out.columns(column, w.rows));
     column += w.rows;
   }
-  matmul_quantized(factors, x, out);
+  precise_ ? matmul_precise(factors, x, out) : matmul_quantized(factors, x, out);
   column = 0;
   for (const Factor& factor : factors) {
     if (factor.bias != nullptr) add_bias(*factor.bias, out.columns(column, factor.weight->rows));
@@ -57,6 +55,33 @@ void CpuBackend::matmul(std::span<const Factor> factors, Tensor x, Tensor out) {
 
 void CpuBackend::add_bias(const Vector& bias, Tensor out) {
   for_rows(out.rows, out.cols, [&](int64_t r) { kernels_.add(out.row(r), bias.data, out.cols); });
+}
+
+// Every token goes through the product twice: as it is, and as what its quantization left over.
+void CpuBackend::matmul_precise(std::span<const Factor> factors, Tensor x, Tensor out) {
+  const int64_t n = x.rows, steps = x.cols / kStep;
+  Tensor both = scratch(2 * n, x.cols), result = scratch(2 * n, out.cols);
+  auto* q = arena_.take<int8_t>(n * x.cols);
+  auto* scale = arena_.take<float>(n * steps);
+  auto* sums = arena_.take<int32_t>(2 * n * steps);
+  for_rows(n, 4 * x.cols, [&](int64_t r) {
+    kernels_.quantize(x.row(r), x.cols, q + r * x.cols, kStep, scale + r * steps, 1, sums + 2 * r * steps);
+    for (int64_t i = 0; i < x.cols; ++i) {
+      both.row(r)[i] = x.row(r)[i];
+      both.row(n + r)[i] = x.row(r)[i] - scale[r * steps + i / kStep] * static_cast<float>(q[r * x.cols + i]);
+    }
+  });
+  matmul_quantized(factors, both, result);
+  int64_t column = 0;
+  for (const Factor& factor : factors) {
+    const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
+    if (w.packing != nullptr)
+      for_rows(n, w.rows, [&](int64_t r) {
+        const float *whole = result.row(r) + column, *rest = result.row(n + r) + column;
+        for (int64_t i = 0; i < w.rows; ++i) out.row(r)[column + i] = whole[i] + rest[i];
+      });
+    column += w.rows;
+  }
 }
 
 void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out) {

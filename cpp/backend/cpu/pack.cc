@@ -47,7 +47,7 @@ void pack_codes(const uint8_t* code, uint8_t* step) {
 uint16_t exact_half(float x) {
   const uint32_t bits = float_to_bits(x), magnitude = bits & 0x7fffffffu;
   const auto sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
-  if (magnitude >= 0x7f800000u) return to_half(x).bits;  // infinity and NaN
+  if (magnitude >= 0x7f800000u) return to_half(x).bits;                          // infinity and NaN
   const float rebiased = bits_to_float(magnitude) * bits_to_float(0x07800000u);  // * 2^-112: exact
   return static_cast<uint16_t>(sign | float_to_bits(rebiased) >> 13);
 }

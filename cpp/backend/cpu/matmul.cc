@@ -121,19 +121,18 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
   auto* q = arena_.take<int8_t>(n * x.cols);
   auto* scale = arena_.take<float>(n * steps);
   auto* raw = arena_.take<int32_t>(2 * n * steps);
-  for_rows(n, 2 * x.cols, [&](int64_t r) {
-    const Tile& tile = *(std::upper_bound(tiles.begin(), tiles.end(), r,
-                                          [](int64_t row, const Tile& t) { return row < t.first; }) -
-                         1);
-    const int64_t c = r - tile.first, width = tile.columns;
-    const int64_t base = tile.first * steps + c;  // this column's first step, in units of one step
-    kernels_.quantize(x.row(r), x.cols, q + tile.first * x.cols + c * kStep, width * kStep, scale + base, width,
-                      raw + 2 * base);
+  // Tile by tile, so that the lines of memory that its columns share stay in one thread's cache.
+  for_rows(static_cast<int64_t>(tiles.size()), 2 * kTileColumns * x.cols, [&](int64_t t) {
+    const Tile& tile = tiles[static_cast<size_t>(t)];
+    const int64_t width = tile.columns, first = tile.first * steps;
+    for (int64_t c = 0; c < width; ++c)
+      kernels_.quantize(x.row(tile.first + c), x.cols, q + tile.first * x.cols + c * kStep, width * kStep,
+                        scale + first + c, width, raw + 2 * (first + c));
     for (const Sums& s : sums) {
-      for (int64_t i = base; i < base + width * steps; i += width) {
-        const bool whole = s.group == kStep;
+      const bool whole = s.group == kStep;
+      for (int64_t i = first; i < first + width * steps; ++i) {
         const int32_t sum[2] = {whole ? raw[2 * i] + raw[2 * i + 1] : raw[2 * i], raw[2 * i + 1]};
-        for (int h = 0; h < (whole ? 1 : 2); ++h) {
+        for (int h = 0; h < 2; ++h) {
           s.init[2 * i + h] = -s.zero * sum[h];
           if (s.has_min) s.sum[2 * i + h] = scale[i] * static_cast<float>(sum[h]);
         }

@@ -84,24 +84,26 @@ void to_half(const float* x, int64_t n, uint16_t* out) {
 }
 
 int64_t int8_ops(int64_t steps) {
+  constexpr int kSums = 12;  // independent ones: enough to hide the latency, few enough for the registers
   alignas(64) uint8_t weights[512];
-  alignas(64) int8_t x[kTileColumns * kStep];
+  alignas(64) int8_t x[kSums * kStep];
   for (int i = 0; i < 512; ++i) weights[i] = static_cast<uint8_t>(i & 15);
-  for (int i = 0; i < kTileColumns * kStep; ++i) x[i] = static_cast<int8_t>(i % 7);
+  for (int i = 0; i < kSums * kStep; ++i) x[i] = static_cast<int8_t>(i % 7);
   u8x64 code[8];
   for (int q = 0; q < 8; ++q) code[q] = load_bytes(weights + 64 * q);
-  float total = 0.0f;
   const int32_t init = 0;
-  for (int64_t s = 0; s < steps; ++s) {
-    for (int c = 0; c < kTileColumns; c += 8) {
-      f32x16 acc = zero();
+  i32x16 sums[kSums];
+  for (int i = 0; i < kSums; ++i) sums[i] = dot<8, 4, 0>(code, x, &init);
+  for (int64_t s = 1; s < steps; ++s) {
+    asm volatile("" ::: "memory");  // the activations may have changed: nothing moves out of the loop
+    for (int q = 0; q < 8; ++q) {
       PYLLM_UNROLL
-      for (int i = 0; i < 8; ++i) acc = add(acc, to_float(dot<8, 4, 0>(code, x + (c + i) * kStep, &init)));
-      if (max_lane(acc) < 0) total += 1;
+      for (int i = 0; i < kSums; ++i) accumulate(sums[i], code[q], x + i * kStep + 4 * q);
     }
-    asm volatile("" ::: "memory");
   }
-  return total > 0 ? -1 : steps * kTileColumns * kStep * kPanelRows * 2;
+  f32x16 total = zero();
+  for (int i = 0; i < kSums; ++i) total = add(total, to_float(sums[i]));
+  return max_lane(total) < 0 ? -1 : steps * kSums * kStep * kPanelRows * 2;
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

@@ -135,6 +135,12 @@ inline __m256i quad(const int8_t* a) {
   return _mm256_set1_epi32(four);
 }
 
+inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
+  const __m256i x = quad(a), ones = _mm256_set1_epi16(1);
+  r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(code.lo, x), ones));
+  r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(code.hi, x), ones));
+}
+
 // vpmaddubsw adds two products in 16 bits. Codes of up to 7 bits fit (2 x 127 x 127), of 4 bits even eight
 // times over; signed bytes (8 bits, zero 128) go in as magnitudes, their sign moved to the activation.
 template <int kQuads, int kBits, int kZero>
@@ -164,11 +170,7 @@ inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
             _mm256_add_epi32(start, _mm256_madd_epi16(hi, ones))};
   } else {
     i32x16 r = {_mm256_set1_epi32(*init), _mm256_set1_epi32(*init)};
-    for (int q = 0; q < kQuads; ++q) {
-      const __m256i x = quad(a + 4 * q);
-      r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(codes[q].lo, x), ones));
-      r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(codes[q].hi, x), ones));
-    }
+    for (int q = 0; q < kQuads; ++q) accumulate(r, codes[q], a + 4 * q);
     return r;
   }
 }

@@ -94,15 +94,17 @@ inline u8x64 lookup(u8x64 index, const uint8_t* table) {
   return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(once), index.v)};
 }
 
+inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
+  int32_t quad;
+  __builtin_memcpy(&quad, a, 4);
+  r.v = _mm512_dpbusd_epi32(r.v, code.v, _mm512_set1_epi32(quad));
+}
+
 template <int kQuads, int kBits, int kZero>
 inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
-  __m512i r = _mm512_set1_epi32(*init);
-  for (int q = 0; q < kQuads; ++q) {
-    int32_t quad;
-    __builtin_memcpy(&quad, a + 4 * q, 4);
-    r = _mm512_dpbusd_epi32(r, codes[q].v, _mm512_set1_epi32(quad));
-  }
-  return {r};
+  i32x16 r = {_mm512_set1_epi32(*init)};
+  for (int q = 0; q < kQuads; ++q) accumulate(r, codes[q], a + 4 * q);
+  return r;
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

@@ -159,6 +159,16 @@ inline u8x64 lookup(u8x64 index, const uint8_t* table) {
   return {vqtbl1q_u8(t, index.v0), vqtbl1q_u8(t, index.v1), vqtbl1q_u8(t, index.v2), vqtbl1q_u8(t, index.v3)};
 }
 
+inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
+  int32_t quad;
+  __builtin_memcpy(&quad, a, 4);
+  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(quad));
+  r.v0 = vdotq_s32(r.v0, vreinterpretq_s8_u8(code.v0), x);
+  r.v1 = vdotq_s32(r.v1, vreinterpretq_s8_u8(code.v1), x);
+  r.v2 = vdotq_s32(r.v2, vreinterpretq_s8_u8(code.v2), x);
+  r.v3 = vdotq_s32(r.v3, vreinterpretq_s8_u8(code.v3), x);
+}
+
 // r += the products with quad kQuad of the sixteen activations in x.
 template <int kQuad, uint8_t kFlip>
 inline void add_products(i32x16& r, u8x64 code, int8x16_t x) {

@@ -150,6 +150,11 @@ inline u8x64 lookup(u8x64 index, const uint8_t* table) {
   return index;
 }
 
+// r += the products of one quad of codes of up to 7 bits with its four activations.
+inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
+  PYLLM_LANES for (int j = 0; j < 4; ++j) r.lane[i] += code.lane[4 * i + j] * a[j];
+}
+
 // Exact dot products of kQuads x 4 codes with as many activations, per row (lane):
 // result[row] = sum over q, j of (codes[q][4 row + j] - kZero) * a[4 q + j].
 // `init` is -kZero times the sum of the activations, for whoever multiplies the raw codes.

@@ -18,6 +18,8 @@ class Mapping {
   Mapping& operator=(Mapping&&) = delete;
 
   std::span<const std::byte> bytes() const { return bytes_; }
+  // `part` will not be needed soon: its pages stop counting as ours, and are read again when touched.
+  void forget(std::span<const std::byte> part) const;
 
  private:
   std::span<const std::byte> bytes_;

@@ -115,6 +115,11 @@ const Value* File::find(std::string_view key) const {
   return found == impl_->values.end() ? nullptr : &found->second;
 }
 
+void File::forget(const TensorInfo& tensor) const {
+  const auto file = static_cast<size_t>(tensor.file);
+  if (file < impl_->mappings.size()) impl_->mappings[file].forget(tensor.data);  // else the bytes are the caller's
+}
+
 const TensorInfo* File::find_tensor(std::string_view name) const {
   const auto found = impl_->tensor_index.find(name);
   return found == impl_->tensor_index.end() ? nullptr : &impl_->tensors[found->second];

@@ -117,7 +117,8 @@ const Value* File::find(std::string_view key) const {
 
 void File::forget(const TensorInfo& tensor) const {
   const auto file = static_cast<size_t>(tensor.file);
-  if (file < impl_->mappings.size()) impl_->mappings[file].forget(tensor.data);  // else the bytes are the caller's
+  if (file < impl_->mappings.size())
+    impl_->mappings[file].forget(tensor.data);  // else the bytes are the caller's
 }
 
 const TensorInfo* File::find_tensor(std::string_view name) const {

@@ -61,7 +61,8 @@ class File {
   const Value* find(std::string_view key) const;      // nullptr when absent
   const std::vector<TensorInfo>& tensors() const;     // in file order, parts one after another
   const TensorInfo* find_tensor(std::string_view name) const;
-  // The tensor's data will not be needed soon: gives its pages back to the system, which reads them again when touched.
+  // The tensor's data will not be needed soon: gives its pages back to the system, which reads them again when
+  // touched.
   void forget(const TensorInfo& tensor) const;
 
   // Typed reading. The plain form throws Error when the key is absent; all throw when the type does not fit

@@ -104,9 +104,8 @@ void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const Act
   f32x16 acc[N];
   for (int c = 0; c < N; ++c) acc[c] = zero();
   for (int64_t s = 0; s < columns / kStep; ++s) {
-    // A single column leaves the memory little time: the hardware's prefetchers stop at page borders.
-    if constexpr (N <= 2)
-      for (int64_t i = 0; i < L.step_bytes(); i += 64) __builtin_prefetch(codes + kPrefetch + i);
+    // The prefetchers of the hardware stop at page borders; few columns leave them no time to catch up.
+    for (int64_t i = 0; i < L.step_bytes(); i += 64) __builtin_prefetch(codes + kPrefetch + i);
     u8x64 code[8];
     unpack<L>(codes, table, code);
     scales.begin(s);

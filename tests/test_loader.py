@@ -1,4 +1,4 @@
-"""Models that cannot be run are refused by name: what is missing or does not fit, what was expected and found."""
+"""Models that cannot run are refused by name: what is missing or does not fit, expected and found."""
 
 from __future__ import annotations
 

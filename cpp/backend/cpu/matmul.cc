@@ -38,13 +38,15 @@ struct Sums {
 
 void CpuBackend::matmul(std::span<const Factor> factors, Tensor x, Tensor out) {
   const int64_t mark = arena_.mark();
+  bool any_quantized = false;
   int64_t column = 0;
   for (const Factor& factor : factors) {
     const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
     if (w.packing == nullptr) matmul_float(factor, x, out.columns(column, w.rows));
+    any_quantized |= w.packing != nullptr;
     column += w.rows;
   }
-  precise_ ? matmul_precise(factors, x, out) : matmul_quantized(factors, x, out);
+  if (any_quantized) precise_ ? matmul_precise(factors, x, out) : matmul_quantized(factors, x, out);
   column = 0;
   for (const Factor& factor : factors) {
     if (factor.bias != nullptr) add_bias(*factor.bias, out.columns(column, factor.weight->rows));
@@ -115,7 +117,6 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
     }
     column += w.rows;
   }
-  if (parts.empty()) return;
 
   const std::vector<Tile> tiles = tiles_of(n);
   auto* q = arena_.take<int8_t>(n * x.cols);

@@ -116,7 +116,9 @@ def test_float_matmul(kind: str) -> None:
 
 def test_precise_leaves_float_weights_alone() -> None:
     rng = np.random.default_rng(4)
-    raw = np.frombuffer(rng.normal(0, 1, (5, 50)).astype(np.float32).tobytes(), np.uint8)  # not a multiple of 32
+    raw = np.frombuffer(
+        rng.normal(0, 1, (5, 50)).astype(np.float32).tobytes(), np.uint8
+    )  # not a multiple of 32
     x = rng.normal(0, 1, (3, 50)).astype(np.float32)
     precise = _core.ops.matmul("F32", raw, 5, x, precise=True)
     np.testing.assert_array_equal(precise, _core.ops.matmul("F32", raw, 5, x))

@@ -12,6 +12,7 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/pack.h"
+#include "backend/cpu/packed_weights.h"
 #include "core/thread_pool.h"
 
 namespace pyllm::cpu {
@@ -20,7 +21,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  std::byte* panels = nullptr;          // none: panels are expanded from `source` just before use
+  const std::byte* panels = nullptr;    // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -61,6 +62,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Weight> matrix(const WeightSource& source) override;
   std::unique_ptr<Weight> embedding(const WeightSource& source) override;
   std::unique_ptr<Vector> vector(std::span<const float> values) override;
+  int64_t mapped_bytes() const override { return expanded_bytes_ + packed_->mapped_bytes(); }
   int64_t kv_block_bytes(const KvShape& shape) const override;
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
 
@@ -97,13 +99,17 @@ class CpuBackend : public Backend {
   void matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out);
   void matmul_float(const Factor& factor, Tensor x, Tensor out);
   void add_bias(const Vector& bias, Tensor out);
+  // Panel `p` of `w`, expanded into `room` [w.panel_bytes] where it is not kept.
+  static const std::byte* panel(const CpuMatrix& w, int64_t p, std::byte* room);
 
   const Kernels& kernels_;
   const bool precise_;
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
   std::vector<int32_t> positions_;  // [row]
-  Arena weights_;                   // all panels side by side, in huge pages where they are offered
+  const bool pack_;
+  std::shared_ptr<PackedWeights> packed_;  // all panels
+  int64_t expanded_bytes_ = 0;             // of weights that are packed just before use
   Arena arena_;
 };
 

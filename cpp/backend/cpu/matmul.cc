@@ -152,12 +152,7 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Ten
       const Part& part = parts[index];
       const CpuMatrix& w = *part.weight;
       const int64_t panel = p - part.first_panel, row = panel * kPanelRows;
-      const std::byte* data = w.panels + panel * w.panel_bytes;
-      if (w.panels == nullptr) {
-        std::byte* mine = expanded + thread * ((scratch_bytes + 63) / 64 * 64);
-        w.packing->pack(w.source.data(), w.rows, w.cols, row, reinterpret_cast<uint8_t*>(mine));
-        data = mine;
-      }
+      const std::byte* data = CpuBackend::panel(w, panel, expanded + thread * ((scratch_bytes + 63) / 64 * 64));
       for (const Tile& tile : tiles) {
         const int64_t base = tile.first * steps;
         const ActivationTile activations = {q + tile.first * x.cols, scale + base, part.sums->init + 2 * base,
@@ -183,14 +178,16 @@ void CpuBackend::matmul_float(const Factor& factor, Tensor x, Tensor out) {
       for (int64_t k = 0; k < x.cols; ++k) to[k * tile.columns] = from[k];
     }
   });
+  const int64_t room = w.panels == nullptr ? (w.panel_bytes + 63) / 64 * 64 : 0;
+  auto* expanded = arena_.take<std::byte>(pool_.threads() * room);
   const int64_t grain = std::max<int64_t>(1, w.panel_count() / (pool_.threads() * 8));
-  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
+  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t row = p * kPanelRows;
+      const std::byte* data = panel(w, p, expanded + thread * room);
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
-                                  out.row(tile.first) + row, out.stride,
-                                  static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
+        kernels.tile[tile.kernel](data, w.cols, columns + tile.first * x.cols, out.row(tile.first) + row,
+                                  out.stride, static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
     }
   });
 }

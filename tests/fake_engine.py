@@ -24,6 +24,7 @@ class FakeEvent:
     detail: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    queue_s: float = 0.0
     logits: Any = None
 
 

@@ -456,7 +456,7 @@ def test_the_least_recently_used_goes(models: Any, home: Path, monkeypatch: pyte
     assert [pack.model for pack in packs.packs()] == ["wide.gguf", "one.gguf"]
     assert len(list(home.glob("*.content"))) == 2  # what is not kept is not remembered
     assert Start(models["one"]).mapped > 0
-    monkeypatch.setenv("PYLLM_PACK_LIMIT", str(sizes["wide.gguf"] + 1000))
+    monkeypatch.setenv("PYLLM_PACK_LIMIT", str(sizes["two.gguf"] + 1000))
     Start(models["two"])
     assert [pack.model for pack in packs.packs()] == ["two.gguf"]
 

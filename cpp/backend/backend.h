@@ -62,6 +62,22 @@ struct Factor {
   const Vector* bias = nullptr;  // [rows], may be absent
 };
 
+// What a product reads: rows as they are, or what is computed from them on the way in.
+struct Input {
+  enum class Op {
+    None,
+    RmsNorm,   // over the whole row
+    SiluGate,  // x holds [gate | up]: silu(gate) * up
+    GeluGate,  // the same with gelu, the tanh form
+  };
+  Tensor x;
+  Op op = Op::None;
+  const Vector* weight = nullptr;  // of the norm
+  float eps = 0.0f;
+
+  int64_t cols() const { return op == Op::SiluGate || op == Op::GeluGate ? x.cols / 2 : x.cols; }
+};
+
 enum class RopePairs {
   Adjacent,  // feature 2i with 2i + 1: the GGUF layout of llama
   Halves,    // feature i with i + n/2: everyone else's
@@ -95,18 +111,15 @@ class Backend {
 
   // out[r] = table[tokens[r]] * scale
   virtual void embed(const Weight& table, float scale, Tensor out) = 0;
-  // Normalises every run of `group` features by its root mean square; weight [group].
-  virtual void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) = 0;
-  // out = x times each factor transposed, side by side in out's columns.
-  virtual void matmul(std::span<const Factor> factors, Tensor x, Tensor out) = 0;
-  virtual void add(Tensor x, Tensor y) = 0;                        // x += y
-  virtual void silu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // silu(gate) * up
-  virtual void gelu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // gelu(gate) * up, the tanh form
-  // Cosines and sines, [row][cos 0.., sin 0..], of the batch's positions times `frequency`; both times
-  // `magnitude`.
-  virtual void rope_table(const Vector& frequency, float magnitude, Tensor out) = 0;
-  // Rotates the first 2 * (table.cols / 2) features of every head in place.
-  virtual void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) = 0;
+  // Normalises every run of `group` features by its root mean square; weight [group]. `add`: to what out holds.
+  virtual void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) = 0;
+  // out = the input times each factor transposed, side by side in out's columns. `add`: to what out holds.
+  virtual void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) = 0;
+  // Cosines and sines of the batch's positions times `frequency` [n], both times `magnitude`. Per row: for
+  // halves [n cosines][n sines]; for adjacent pairs [2 n][2 n], each twice, the first sine of a pair negated.
+  virtual void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) = 0;
+  // Rotates the first 2 n features of every head of q and k in place.
+  virtual void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) = 0;
   virtual void copy_blocks(KvCache& cache) = 0;  // the batch's copies
   virtual void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) = 0;
   virtual void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) = 0;

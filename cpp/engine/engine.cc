@@ -98,13 +98,13 @@ void Engine::submit(Request request) {
   const std::lock_guard lock(mutex_);
   const uint64_t id = request.id;
   if (!ids_.insert(id).second) fail("request ", id, " has not finished; expected an id that is not in use");
-  inbox_.push_back({id, std::move(request)});
+  inbox_.push_back({id, std::move(request), Clock::now()});
   arrived_.notify_one();
 }
 
 void Engine::cancel(uint64_t id) {
   const std::lock_guard lock(mutex_);
-  inbox_.push_back({id, std::nullopt});
+  inbox_.push_back({id, std::nullopt, {}});
   arrived_.notify_one();
 }
 
@@ -128,12 +128,13 @@ std::vector<Event> Engine::step(std::optional<double> timeout) {
   std::vector<Event> events;
   for (Message& message : receive(timeout)) {
     if (message.request) {
-      start(std::move(*message.request));
+      start(std::move(*message.request), message.arrived);
     } else {
       end(message.id, Finish::Cancelled, "", events);
     }
   }
   const Plan plan = scheduler_.plan();
+  note_started(plan);
   if (!plan.empty()) {
     Tensor logits;
     std::string failure;
@@ -168,7 +169,7 @@ std::vector<Engine::Message> Engine::receive(std::optional<double> timeout) {
   return std::exchange(inbox_, {});
 }
 
-void Engine::start(Request request) {
+void Engine::start(Request request, Clock::time_point arrived) {
   Sequence s;
   s.request = request.id;
   s.salt = std::move(request.cache_salt);
@@ -181,6 +182,7 @@ void Engine::start(Request request) {
   Active active;
   active.params = std::move(request.params);
   active.prompt_tokens = s.total();
+  active.arrived = arrived;
   for (int i = 0; i < n; ++i) {
     active.streams.push_back({Sampler(active.params, options_.eos, i)});
     active.params.seed = active.streams[0].sampler.seed();  // drawn once, where the user gives none
@@ -189,12 +191,21 @@ void Engine::start(Request request) {
   active_.emplace(request.id, std::move(active));
 }
 
+void Engine::note_started(const Plan& plan) {
+  const auto now = Clock::now();
+  for (const Chunk& chunk : plan.chunks) {
+    Active& active = active_.at(chunk.sequence->request);
+    if (!active.queue_s) active.queue_s = std::chrono::duration<double>(now - active.arrived).count();
+  }
+}
+
 Event& Engine::emit(uint64_t id, int index, const Active& active, std::vector<Event>& events) {
   Event& event = events.emplace_back();
   event.id = id;
   event.index = index;
   event.prompt_tokens = active.prompt_tokens;
   event.cached_tokens = active.cached_tokens;
+  event.queue_s = active.queue_s.value_or(0.0);
   return event;
 }
 

@@ -154,6 +154,8 @@ void bind_event(py::module_& m) {
                     "Of 'length': 'max_tokens', 'context' or 'kv_pool'. Of 'error': the message.")
       .def_readonly("prompt_tokens", &Event::prompt_tokens)
       .def_readonly("cached_tokens", &Event::cached_tokens, "Of the prompt, taken from the prefix cache.")
+      .def_readonly("queue_s", &Event::queue_s,
+                    "Seconds from submit to the first step that computed some of it.")
       .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.");
 }
 

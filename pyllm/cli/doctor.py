@@ -193,7 +193,7 @@ def _packed(problems: list[str], verify: bool) -> dict[str, Any]:
     except PyllmError as error:
         problems.append(str(error))
         limit = 0
-    files = []
+    files: list[dict[str, Any]] = []
     for pack in packs.packs():
         problem = pack.problem or (packs.verify(pack) if verify else "")
         if problem:

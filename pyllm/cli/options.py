@@ -70,12 +70,15 @@ def sampling_options(command: F) -> F:
     return command
 
 
-def open_model(path: Path, context: int, threads: int, kv_memory: str, no_pack: bool, precise: bool) -> LLM:
-    """The model in `path`, ready, with the values of ENGINE."""
+def open_model(
+    path: Path, context: int, threads: int, kv_memory: str, no_pack: bool, precise: bool, **more: Any
+) -> LLM:
+    """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
     kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
     from pyllm.llm import LLM
 
-    return LLM(path, context=context, threads=threads, kv_bytes=kv_bytes, pack=not no_pack, precise=precise)
+    options: dict[str, Any] = {"context": context, "threads": threads, "kv_bytes": kv_bytes, "precise": precise}
+    return LLM(path, pack=not no_pack, **options, **more)
 
 
 def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:

@@ -56,12 +56,6 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   return weight;
 }
 
-const std::byte* CpuBackend::panel(const CpuMatrix& w, int64_t p, std::byte* room) {
-  if (w.panels != nullptr) return w.panels + p * w.panel_bytes;
-  pack_panel(w.type, w.source.data(), w.rows, w.cols, p * kPanelRows, room);
-  return room;
-}
-
 std::unique_ptr<Weight> CpuBackend::embedding(const WeightSource& source) {
   auto weight = std::make_unique<CpuEmbedding>();
   weight->type = source.type;
@@ -91,7 +85,9 @@ void CpuBackend::begin(const Batch& batch) {
 }
 
 Tensor CpuBackend::scratch(int64_t rows, int64_t cols) {
-  return {arena_.take<float>(rows * cols), rows, cols, cols};
+  // Rows a large power of two apart would all lie in the same few sets of a cache.
+  const int64_t stride = cols % 256 == 0 && rows > 1 ? cols + 16 : cols;
+  return {arena_.take<float>(rows * stride), rows, cols, stride};
 }
 
 void CpuBackend::embed(const Weight& table, float scale, Tensor out) {
@@ -102,51 +98,48 @@ void CpuBackend::embed(const Weight& table, float scale, Tensor out) {
   });
 }
 
-void CpuBackend::rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) {
-  for_rows(x.rows, x.cols, [&](int64_t r) {
-    for (int64_t c = 0; c < x.cols; c += group)
-      kernels_.rms_norm(x.row(r) + c, weight.data, eps, group, out.row(r) + c);
+void CpuBackend::rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) {
+  auto* buffer = arena_.take<float>(pool_.threads() * group);
+  pool_.parallel_for(x.rows, grain_of(x.cols), [&](int64_t begin, int64_t end, int thread) {
+    float* normed = buffer + thread * group;
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t c = 0; c < x.cols; c += group) {
+        float* to = out.row(r) + c;
+        kernels_.rms_norm(x.row(r) + c, weight.data, eps, group, add ? normed : to);
+        if (add) kernels_.add(to, normed, group);
+      }
   });
 }
 
-void CpuBackend::add(Tensor x, Tensor y) {
-  for_rows(x.rows, x.cols, [&](int64_t r) { kernels_.add(x.row(r), y.row(r), x.cols); });
-}
-
-void CpuBackend::silu_gate(Tensor gate, Tensor up, Tensor out) {
-  for_rows(out.rows, 4 * out.cols,
-           [&](int64_t r) { kernels_.silu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
-}
-
-void CpuBackend::gelu_gate(Tensor gate, Tensor up, Tensor out) {
-  for_rows(out.rows, 4 * out.cols,
-           [&](int64_t r) { kernels_.gelu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
-}
-
-void CpuBackend::rope_table(const Vector& frequency, float magnitude, Tensor out) {
+void CpuBackend::rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) {
   const int64_t n = frequency.size;
   for_rows(out.rows, 32 * n, [&](int64_t r) {
+    float* row = out.row(r);
     for (int64_t i = 0; i < n; ++i) {
       const double angle = static_cast<double>(static_cast<float>(positions_[r]) * frequency.data[i]);
-      out.row(r)[i] = static_cast<float>(std::cos(angle)) * magnitude;
-      out.row(r)[n + i] = static_cast<float>(std::sin(angle)) * magnitude;
+      const float cosine = static_cast<float>(std::cos(angle)) * magnitude;
+      const float sine = static_cast<float>(std::sin(angle)) * magnitude;
+      if (pairs == RopePairs::Halves) {
+        row[i] = cosine;
+        row[n + i] = sine;
+      } else {
+        row[2 * i] = row[2 * i + 1] = cosine;
+        row[2 * (n + i)] = -sine;
+        row[2 * (n + i) + 1] = sine;
+      }
     }
   });
 }
 
-void CpuBackend::rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) {
-  const int64_t n = table.cols / 2;
-  for_rows(x.rows, 4 * x.cols, [&](int64_t r) {
-    const float *cosine = table.row(r), *sine = cosine + n;
-    for (float* head = x.row(r); head < x.row(r) + x.cols; head += head_dim) {
-      for (int64_t i = 0; i < n; ++i) {
-        float& a = pairs == RopePairs::Adjacent ? head[2 * i] : head[i];
-        float& b = pairs == RopePairs::Adjacent ? head[2 * i + 1] : head[i + n];
-        const float rotated = a * cosine[i] - b * sine[i];
-        b = a * sine[i] + b * cosine[i];
-        a = rotated;
-      }
-    }
+void CpuBackend::rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) {
+  const bool halves = pairs == RopePairs::Halves;
+  for_rows(q.rows, 2 * (q.cols + k.cols), [&](int64_t r) {
+    for (const Tensor& x : {q, k})
+      for (int64_t c = 0; c < x.cols; c += head_dim)
+        if (halves)
+          kernels_.rope_halves(x.row(r) + c, table.row(r), table.cols / 2);
+        else
+          kernels_.rope_adjacent(x.row(r) + c, table.row(r), table.cols / 2);
   });
 }
 

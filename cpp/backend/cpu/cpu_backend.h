@@ -72,13 +72,10 @@ class CpuBackend : public Backend {
   void release(int64_t mark) override { arena_.release(mark); }
 
   void embed(const Weight& table, float scale, Tensor out) override;
-  void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) override;
-  void matmul(std::span<const Factor> factors, Tensor x, Tensor out) override;
-  void add(Tensor x, Tensor y) override;
-  void silu_gate(Tensor gate, Tensor up, Tensor out) override;
-  void gelu_gate(Tensor gate, Tensor up, Tensor out) override;
-  void rope_table(const Vector& frequency, float magnitude, Tensor out) override;
-  void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) override;
+  void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) override;
+  void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) override;
+  void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override;
+  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override;
   void copy_blocks(KvCache& cache) override;
   void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
@@ -86,21 +83,22 @@ class CpuBackend : public Backend {
   Tensor download(Tensor x) override { return x; }
 
  private:
+  static int64_t grain_of(int64_t cost) {
+    constexpr int64_t kGrainElements = 8192;  // a barrier costs about a microsecond
+    return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(cost, 1));
+  }
   // Calls f(row) for all rows, in parallel where rows x cost (elements each) is worth waking another thread.
   template <typename F>
   void for_rows(int64_t rows, int64_t cost, F&& f) {
-    constexpr int64_t kGrainElements = 8192;  // a barrier costs about a microsecond
-    const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(cost, 1));
-    pool_.parallel_for(rows, grain, [&](int64_t begin, int64_t end, int) {
+    pool_.parallel_for(rows, grain_of(cost), [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r) f(r);
     });
   }
-  void matmul_precise(std::span<const Factor> factors, Tensor x, Tensor out);
-  void matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out);
-  void matmul_float(const Factor& factor, Tensor x, Tensor out);
+  const float* input_row(const Input& input, int64_t r, float* buffer) const;
+  void matmul_precise(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
+  void matmul_quantized(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
+  void matmul_float(const Factor& factor, const Input& input, Tensor out, bool add);
   void add_bias(const Vector& bias, Tensor out);
-  // Panel `p` of `w`, expanded into `room` [w.panel_bytes] where it is not kept.
-  static const std::byte* panel(const CpuMatrix& w, int64_t p, std::byte* room);
 
   const Kernels& kernels_;
   const bool precise_;

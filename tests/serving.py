@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from shapes import write_model
-
 from pyllm.llm import LLM
 from pyllm.server.log import Log
 from pyllm.server.options import ServeOptions
 from pyllm.server.run import Server, listen, make_server
 from pyllm.server.service import Service
+from pyllm.shapes import write_model
 
 
 def tiny_model(folder: Path, **metadata: Any) -> Path:

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from engine_driver import Answer, Driver
-from shapes import write_model
 
 from pyllm import _core
+from pyllm.shapes import write_model
 
 VOCAB = 320
 LENGTHS = [3, 16, 40, 97, 150, 260]

@@ -33,6 +33,7 @@ class Answer:
         self._started = started
         self._load_s = load_s
         self._cached_tokens = 0
+        self._queue_s = 0.0
         self._tokens: list[int] = []
         self._logprobs: list[Logprob] = []
         self._text: list[str] = []
@@ -42,10 +43,10 @@ class Answer:
 
     def add(self, event: _core.Event, now: float) -> Piece | None:
         """Takes the sequence's next event; the piece it gives, if any."""
-        self._cached_tokens = event.cached_tokens
         text, reason, detail = "", event.finish_reason or "", event.detail
         if event.token is not None:
-            self._first = self._first or now
+            if not self._first:
+                self._first, self._queue_s = now, event.queue_s
             self._last = now
             # The token that ends the answer is no part of it.
             if reason != "stop":
@@ -59,6 +60,7 @@ class Answer:
         if text:
             self._text.append(text)
         if reason:
+            self._cached_tokens = event.cached_tokens
             self.completion = self._complete(reason, detail)
         if not text and not reason:
             return None
@@ -84,6 +86,7 @@ class Answer:
         tokens = len(self._tokens)
         decode_s = self._last - self._first
         first_s = self._first - self._started if self._first else 0.0
+        prompt_s = first_s - self._queue_s
         computed = self._prompt_tokens - self._cached_tokens
         return Completion(
             text="".join(self._text),
@@ -92,8 +95,10 @@ class Answer:
             usage=Usage(self._prompt_tokens, tokens, self._cached_tokens),
             timings=Timings(
                 load_s=self._load_s,
+                queue_s=self._queue_s,
                 first_token_s=first_s,
-                prompt_tokens_per_second=computed / first_s if first_s > 0 else 0.0,
+                decode_s=decode_s,
+                prompt_tokens_per_second=computed / prompt_s if prompt_s > 0 else 0.0,
                 decode_tokens_per_second=(tokens - 1) / decode_s if decode_s > 0 and tokens > 1 else 0.0,
             ),
             logprobs=tuple(self._logprobs) if self._params.logprobs else None,

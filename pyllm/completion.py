@@ -25,13 +25,16 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """`load_s`: opening the model. `first_token_s`: from the call to the first token.
+    """Seconds: `load_s` opening the model; `queue_s` from the call to the first step that computed some of the
+    prompt; `first_token_s` from the call to the first token; `decode_s` from there to the last one.
 
     The prompt's rate counts computed tokens only, the decode's those after the first; 0 where there were none.
     """
 
     load_s: float = 0.0
+    queue_s: float = 0.0
     first_token_s: float = 0.0
+    decode_s: float = 0.0
     prompt_tokens_per_second: float = 0.0
     decode_tokens_per_second: float = 0.0
 

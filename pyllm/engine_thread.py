@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-import queue
 import threading
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from pyllm.errors import PyllmError
 
@@ -16,8 +15,26 @@ if TYPE_CHECKING:
 
     from pyllm import _core
 
-# (when the step ended in time.perf_counter() seconds, event); a PyllmError ends every request.
-Mailbox: TypeAlias = "queue.SimpleQueue[tuple[float, _core.Event] | PyllmError]"
+
+class EngineEndedError(PyllmError):
+    """The engine has ended, by close() or by its own failure: nothing more can be asked of it."""
+
+
+# One step: (when it ended in time.perf_counter() seconds, its events). EngineEndedError ends every request.
+Mail: TypeAlias = "tuple[float, list[_core.Event]] | EngineEndedError"
+
+
+class Mailbox(Protocol):
+    """Where events go: a queue.SimpleQueue, or whatever else takes them without waiting."""
+
+    def put(self, mail: Mail, /) -> None: ...
+
+
+def opened(mail: Mail) -> tuple[float, list[_core.Event]]:
+    """The step; raises where the mail says that the engine has ended."""
+    if isinstance(mail, EngineEndedError):
+        raise EngineEndedError(str(mail)) from mail.__cause__
+    return mail
 
 
 class EngineThread:
@@ -32,13 +49,16 @@ class EngineThread:
         self._boxes: dict[int, Mailbox] = {}
         # Reentrant: close() may run from a garbage collection inside any of these methods.
         self._lock = threading.RLock()
-        self._ended: PyllmError | None = None
+        self._ended: EngineEndedError | None = None
         self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, args=(engine,), name="pyllm-engine", daemon=True)
         self._thread.start()
 
     def submit(self, tokens: Sequence[int], params: _core.SamplingParams, box: Mailbox, **options: Any) -> int:
-        """Queues a request, whose events will come to `box`; its id. options: of the engine's submit."""
+        """Queues a request, whose events will come to `box`; its id. options: of the engine's submit.
+
+        A box that several requests share gets the events of a step at once.
+        """
         with self._lock_here():
             engine = self._alive()
             request = next(self._ids)
@@ -72,7 +92,7 @@ class EngineThread:
             return
         with self._lock:
             first = self._ended is None
-            self._ended = self._ended or PyllmError("this LLM is closed")
+            self._ended = self._ended or EngineEndedError("this LLM is closed")
             engine = self._engine
         if first and engine is not None:
             engine.wake()
@@ -88,7 +108,7 @@ class EngineThread:
 
     def _alive(self) -> _core.Engine:
         if self._ended is not None or self._engine is None:
-            raise PyllmError(str(self._ended)) from (self._ended.__cause__ if self._ended else None)
+            raise EngineEndedError(str(self._ended)) from (self._ended.__cause__ if self._ended else None)
         return self._engine
 
     def _run(self, engine: _core.Engine) -> None:
@@ -96,15 +116,18 @@ class EngineThread:
             while self._ended is None:
                 events = engine.step()
                 now = time.perf_counter()
+                mail: dict[Mailbox, list[_core.Event]] = {}
                 for event in events:
                     if (box := self._boxes.get(event.id)) is not None:
-                        box.put((now, event))
+                        mail.setdefault(box, []).append(event)
+                for box, its_events in mail.items():
+                    box.put((now, its_events))
         except BaseException as error:
-            end = PyllmError(f"the engine stopped: {error or type(error).__name__}")
+            end = EngineEndedError(f"the engine stopped: {error or type(error).__name__}")
             end.__cause__ = error
             with self._lock:
                 self._ended = self._ended or end
         with self._lock:
-            boxes, self._boxes = self._boxes, {}
-        for box in boxes.values():
-            box.put(self._ended or PyllmError("this LLM is closed"))
+            boxes, self._boxes = set(self._boxes.values()), {}
+        for box in boxes:
+            box.put(self._ended or EngineEndedError("this LLM is closed"))

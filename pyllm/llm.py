@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from pyllm.answer import Answer
 from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
-from pyllm.engine_thread import EngineThread, Mailbox
+from pyllm.engine_thread import EngineThread, Mail, Mailbox, opened
 from pyllm.errors import PyllmError
+from pyllm.generation import Generation, Job
 from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pyllm import _core
+    from pyllm.packing import Packing
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
 
@@ -35,15 +36,6 @@ __all__ = ["LLM", "Completion", "Config", "Logprob", "Piece", "SamplingParams", 
 Prompt: TypeAlias = "str | Sequence[int]"
 Message: TypeAlias = "Mapping[str, Any]"
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A prompt made ready for the engine."""
-
-    tokens: list[int]
-    params: SamplingParams
-    core: _core.SamplingParams
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,8 @@ class LLM:
     model: a catalogue name (pulled at first use), the path of a .gguf file, or None for the default model.
     threads: CPU threads, 0 for as many as the process may use. isa: instruction set to force, "" for the best.
     precise: activations of quantized layers in 15 bits rather than 8, for twice the arithmetic.
+    pack: weights in the layout that the processor wants, kept in the cache folder for the next start. False: in
+    the file's own, which saves memory and costs time.
     context: tokens that one sequence may have, 0 for what the model was made for.
     kv_bytes: memory for keys and values, 0 to decide by what is free.
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
@@ -85,18 +79,27 @@ class LLM:
         max_sequences: int = 0,
         isa: str = "",
         precise: bool = False,
+        pack: bool = True,
         prefix_cache: bool = True,
     ) -> None:
         from pyllm import _core
         from pyllm.models import resolve
+        from pyllm.packing import Packing
 
         path = resolve(model)
         started = time.perf_counter()
         file = _core.GgufFile(path)
-        # The vocabulary and the weights, side by side.
-        vocabulary = _Background(lambda: _tokenizer(file))
-        weights = _core.Model(file, threads=threads, isa=isa, precise=precise)
-        tokenizer = vocabulary.result()
+        packing = Packing(file) if pack else None
+        # The weights and the vocabulary, side by side.
+        loading = _Background(lambda: _weights(file, packing, threads=threads, isa=isa, precise=precise))
+        try:
+            tokenizer = _tokenizer(file)
+            weights = loading.result()
+        except BaseException:
+            if packing:
+                packing.cancel()
+            loading.end()
+            raise
         engine = _core.Engine(
             weights,
             eos=sorted(tokenizer.stop_ids),
@@ -114,7 +117,9 @@ class LLM:
             layers=weights.layers,
             kv_bytes_per_token=weights.kv_block_bytes // 16,
         )
-        self._own(engine, tokenizer, file, config, time.perf_counter() - started)
+        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing)
+        if packing:
+            packing.keep()
 
     def _own(
         self,
@@ -123,11 +128,13 @@ class LLM:
         file: _core.GgufFile,
         config: Config,
         load_s: float,
+        packing: Packing | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.load_s = load_s  # seconds from the file to ready
         self._file = file
+        self._packing = packing
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
         self.context = engine.context  # tokens that one sequence may have
@@ -159,7 +166,7 @@ class LLM:
         jobs = []
         for i, (prompt, p) in enumerate(zip(many, params, strict=True)):
             with _naming(i, len(many)):
-                jobs.append(self._job(self._encode(prompt), p))
+                jobs.append(self.job(self._encode(prompt), p))
         answers = {(n, p.answer): p.completion for n, p in self._run(jobs) if p.completion is not None}
         return [answers[key] for key in sorted(answers)]
 
@@ -169,7 +176,7 @@ class LLM:
         With params.n > 1 the pieces of all answers come interleaved (Piece.answer). Leaving the loop, or
         closing the iterator, cancels the request.
         """
-        return self._pieces(self._job(self._encode(prompt), params or SamplingParams()))
+        return self._pieces(self.job(self._encode(prompt), params or SamplingParams()))
 
     def chat(
         self,
@@ -224,22 +231,51 @@ class LLM:
         """Logits after each of `tokens`: [token, vocab]. Nothing is sampled and no other request disturbed."""
         import numpy as np
 
+        return np.concatenate(list(self.logits_in_parts(tokens)))
+
+    def logits_in_parts(
+        self, tokens: Sequence[int], **options: Any
+    ) -> Generator[npt.NDArray[np.float32], None, None]:
+        """As logits(), some rows at a time as they come: a row is as wide as the vocabulary."""
         from pyllm import _core
 
-        box: Mailbox = queue.SimpleQueue()
-        rows = []
-        request = self._thread.submit(list(tokens), _core.SamplingParams(), box, want_logits=True)
+        box: queue.SimpleQueue[Mail] = queue.SimpleQueue()
+        request = self._thread.submit(list(tokens), _core.SamplingParams(), box, want_logits=True, **options)
         try:
             while True:
-                _, event = _receive(box)
-                if event.finish_reason == "error":
-                    raise PyllmError(event.detail)
-                if event.logits is not None:
-                    rows.append(event.logits)
-                if event.finish_reason:
-                    return np.concatenate(rows)
+                for event in opened(box.get())[1]:
+                    if event.finish_reason == "error":
+                        raise PyllmError(event.detail)
+                    if event.logits is not None:
+                        yield event.logits
+                    if event.finish_reason:
+                        return
         finally:
             self._thread.cancel(request)
+
+    # -- for callers that wait in their own way ----------------------------------------------------------------
+
+    def job(self, tokens: list[int], params: SamplingParams) -> Job:
+        """A prompt and how to continue it, checked. PyllmError names what is wrong."""
+        if not tokens:
+            raise PyllmError("the prompt is empty: expected at least one token")
+        core = params.to_core(self._breaker_tokens)
+        core.validate(self.config.vocab)
+        return Job(tokens, params, core)
+
+    def submit(self, job: Job, box: Mailbox, **options: Any) -> Generation:
+        """Starts a job. The engine's thread puts its events into `box`, one list per step, beside those of the
+        box's other requests; feed them to the generation, and cancel() it in the end.
+
+        options: priority (the smaller goes first), cache_salt (prompts share prefixes only under the same one).
+        """
+        started = time.perf_counter()
+        request = self._thread.submit(job.tokens, job.core, box, **options)
+        return Generation(request, job, self.tokenizer, started, self.load_s)
+
+    def cancel(self, generation: Generation) -> None:
+        """Ends a generation in the engine, if it still runs there."""
+        self._thread.cancel(generation.id)
 
     # -- the model ---------------------------------------------------------------------------------------------
 
@@ -266,6 +302,8 @@ class LLM:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is KeyboardInterrupt and self._packing:
+            self._packing.cancel()
         self.close()
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -277,54 +315,39 @@ class LLM:
             raise PyllmError("the prompt is empty: expected at least one character")
         return self.tokenizer.encode(prompt)
 
-    def _job(self, tokens: list[int], params: SamplingParams) -> _Job:
-        if not tokens:
-            raise PyllmError("the prompt is empty: expected at least one token")
-        core = params.to_core(self._breaker_tokens)
-        core.validate(self.config.vocab)
-        return _Job(tokens, params, core)
-
     def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
         params = params or SamplingParams(max_tokens=None)
         return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
 
-    def _pieces(self, job: _Job) -> Generator[Piece, None, None]:
+    def _pieces(self, job: Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):
             yield piece
 
-    def _run(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, Piece]]:
+    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Piece]]:
         """All jobs as one batch: (which job, piece) as they come. Ending it early cancels what still runs."""
-        started = time.perf_counter()
-        box: Mailbox = queue.SimpleQueue()
-        numbers: dict[int, int] = {}
-        open_answers: dict[tuple[int, int], Answer] = {}
+        box: queue.SimpleQueue[Mail] = queue.SimpleQueue()
+        running: dict[int, tuple[int, Generation]] = {}
         try:
             for number, job in enumerate(jobs):
                 with _naming(number, len(jobs)):
-                    numbers[self._thread.submit(job.tokens, job.core, box)] = number
-                for index in range(job.params.n):
-                    open_answers[number, index] = Answer(
-                        job.params, self.tokenizer, index, len(job.tokens), started, self.load_s
-                    )
-            while open_answers:
-                now, event = _receive(box)
-                number = numbers[event.id]
-                answer = open_answers.get((number, event.index))
-                if answer is None:
-                    continue  # of an answer that a stop string has ended
-                if event.finish_reason == "error":
+                    generation = self.submit(job, box)
+                    running[generation.id] = number, generation
+            while running:
+                now, events = opened(box.get())
+                for event in events:
+                    if event.id not in running:
+                        continue  # of a request that a stop string has ended
+                    number, generation = running[event.id]
                     with _naming(number, len(jobs)):
-                        raise PyllmError(event.detail)
-                piece = answer.add(event, now)
-                if answer.completion is not None:
-                    del open_answers[number, event.index]
-                    if not event.finish_reason and not any(other == number for other, _ in open_answers):
-                        self._thread.cancel(event.id)
-                if piece is not None:
-                    yield number, piece
+                        piece = generation.take(event, now)
+                    if generation.done:
+                        del running[event.id]
+                        self.cancel(generation)
+                    if piece is not None:
+                        yield number, piece
         finally:
-            for request in numbers:
-                self._thread.cancel(request)
+            for _, generation in running.values():
+                self.cancel(generation)
 
     def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
         """Tokens whose text holds a breaker, and breakers that take several tokens."""
@@ -352,12 +375,25 @@ class _Background(Generic[_T]):
         except BaseException as error:
             self._error = error
 
+    def end(self) -> None:
+        """Waits for it; whether it failed does not matter any more."""
+        self._thread.join()
+
     def result(self) -> _T:
         """Waits for it; raises what computing it raised."""
         self._thread.join()
         if self._error is not None:
             raise self._error
         return self._value
+
+
+def _weights(file: _core.GgufFile, packing: Packing | None, **options: Any) -> _core.Model:
+    from pyllm import _core
+
+    if packing is None:
+        return _core.Model(file, pack=False, **options)
+    with packing.shown():
+        return _core.Model(file, packed=packing.weights, **options)
 
 
 def _tokenizer(file: _core.GgufFile) -> Tokenizer:
@@ -371,13 +407,6 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
         return [prompts]
     many: list[Any] = list(prompts)
     return [many] if many and all(isinstance(p, Integral) for p in many) else many
-
-
-def _receive(box: Mailbox) -> tuple[float, _core.Event]:
-    item = box.get()
-    if isinstance(item, PyllmError):
-        raise PyllmError(str(item)) from item.__cause__
-    return item
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pyllm
 pytest.importorskip("gguf")
 pytest.importorskip("pyllm._core")
 
-from shapes import write_model
+from pyllm.shapes import write_model
 
 ROOT = Path(pyllm.__file__).parents[1]
 

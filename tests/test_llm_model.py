@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shapes import write_model
 
 from pyllm import LLM, PyllmError, SamplingParams
+from pyllm.shapes import write_model
 
 GREEDY = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
 PROMPTS = ["Hello there", "The quick brown fox", "x", "One two three four five six seven eight nine ten. " * 4]

@@ -8,10 +8,10 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from shapes import write_model
 
 from pyllm import _core
 from pyllm.errors import PyllmError
+from pyllm.shapes import write_model
 
 
 def rewrite(source: Path, target: Path, change: dict[str, Any]) -> Path:

@@ -52,7 +52,7 @@ def half_fields(quant: str, size: int) -> list[int]:
 def test_matmul_equals_its_twin_bit_for_bit(quant: str) -> None:
     rng = np.random.default_rng(len(quant))
     block = BLOCK[quant][0]
-    sizes = [(1, 1, 1), (16, 2, 16), (17, 3, 5), (40, 1, 33), (70, 2, 15), (3, 5, 8)]
+    sizes = [(1, 1, 1), (16, 2, 16), (17, 3, 5), (40, 1, 33), (70, 2, 15), (3, 5, 8), (33, 1, 20)]
     for rows, blocks, columns in sizes:
         cols = blocks * block
         data = random_blocks(quant, rows, cols, rng)
@@ -225,9 +225,27 @@ def test_row_ops(n: int) -> None:
         "gelu_gate": 0.5 * x64 * (1 + tanh) * y64,
         "rms_norm": x64 / np.sqrt((x64**2).mean(axis=1, keepdims=True) + 1e-6) * y64[0],
     }
+    if n % 2 == 0:
+        a, b = x64[:, : n // 2], x64[:, n // 2 :]
+        cos, sin = y64[:, : n // 2], y64[:, n // 2 :]
+        expected["rope_halves"] = np.concatenate([a * cos - b * sin, a * sin + b * cos], axis=1)
     for name, wanted in expected.items():
         arg = y[:1] if name == "rms_norm" else y
         results = [_core.ops.row_op(name, x, arg, isa=isa) for isa in ISAS]
         np.testing.assert_allclose(results[0], wanted, rtol=2e-5, atol=2e-6)
         for other in results[1:]:
             np.testing.assert_array_equal(other, results[0])
+
+
+def test_rope_of_adjacent_pairs() -> None:
+    rng = np.random.default_rng(10)
+    x = rng.normal(0, 1, (5, 40)).astype(np.float32)
+    cos, sin = (np.repeat(rng.normal(0, 1, (5, 20)).astype(np.float32), 2, axis=1) for _ in range(2))
+    signed = np.where(np.arange(40) % 2 == 0, -sin, sin)
+    swapped = x.reshape(5, 20, 2)[:, :, ::-1].reshape(5, 40)
+    results = [
+        _core.ops.row_op("rope_adjacent", x, np.concatenate([cos, signed], axis=1), isa=isa) for isa in ISAS
+    ]
+    np.testing.assert_allclose(results[0], x * cos + swapped * signed, atol=1e-6)
+    for other in results[1:]:
+        np.testing.assert_array_equal(other, results[0])

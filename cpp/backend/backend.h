@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/batch.h"
@@ -16,11 +17,16 @@
 
 namespace pyllm {
 
+namespace cpu {
+class PackedWeights;
+}
+
 // A weight matrix as the file holds it: `rows` output features of `cols` input features each.
 struct WeightSource {
   Type type;
   int64_t rows, cols;
   std::span<const std::byte> data;
+  std::string_view name = {};  // under which its packed form is kept
 };
 
 // Whatever a backend keeps of a weight. Created and used by the same backend only.
@@ -56,6 +62,22 @@ struct Factor {
   const Vector* bias = nullptr;  // [rows], may be absent
 };
 
+// What a product reads: rows as they are, or what is computed from them on the way in.
+struct Input {
+  enum class Op {
+    None,
+    RmsNorm,   // over the whole row
+    SiluGate,  // x holds [gate | up]: silu(gate) * up
+    GeluGate,  // the same with gelu, the tanh form
+  };
+  Tensor x;
+  Op op = Op::None;
+  const Vector* weight = nullptr;  // of the norm
+  float eps = 0.0f;
+
+  int64_t cols() const { return op == Op::SiluGate || op == Op::GeluGate ? x.cols / 2 : x.cols; }
+};
+
 enum class RopePairs {
   Adjacent,  // feature 2i with 2i + 1: the GGUF layout of llama
   Halves,    // feature i with i + n/2: everyone else's
@@ -76,6 +98,8 @@ class Backend {
   virtual std::unique_ptr<Weight> matrix(const WeightSource& source) = 0;     // for matmul
   virtual std::unique_ptr<Weight> embedding(const WeightSource& source) = 0;  // for embed
   virtual std::unique_ptr<Vector> vector(std::span<const float> values) = 0;
+  // Bytes of weights that are read from files' mappings: the system counts them as free until they are used.
+  virtual int64_t mapped_bytes() const = 0;
   virtual int64_t kv_block_bytes(const KvShape& shape) const = 0;
   virtual std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) = 0;
 
@@ -87,18 +111,15 @@ class Backend {
 
   // out[r] = table[tokens[r]] * scale
   virtual void embed(const Weight& table, float scale, Tensor out) = 0;
-  // Normalises every run of `group` features by its root mean square; weight [group].
-  virtual void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) = 0;
-  // out = x times each factor transposed, side by side in out's columns.
-  virtual void matmul(std::span<const Factor> factors, Tensor x, Tensor out) = 0;
-  virtual void add(Tensor x, Tensor y) = 0;                        // x += y
-  virtual void silu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // silu(gate) * up
-  virtual void gelu_gate(Tensor gate, Tensor up, Tensor out) = 0;  // gelu(gate) * up, the tanh form
-  // Cosines and sines, [row][cos 0.., sin 0..], of the batch's positions times `frequency`; both times
-  // `magnitude`.
-  virtual void rope_table(const Vector& frequency, float magnitude, Tensor out) = 0;
-  // Rotates the first 2 * (table.cols / 2) features of every head in place.
-  virtual void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) = 0;
+  // Normalises every run of `group` features by its root mean square; weight [group]. `add`: to what out holds.
+  virtual void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) = 0;
+  // out = the input times each factor transposed, side by side in out's columns. `add`: to what out holds.
+  virtual void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) = 0;
+  // Cosines and sines of the batch's positions times `frequency` [n], both times `magnitude`. Per row: for
+  // halves [n cosines][n sines]; for adjacent pairs [2 n][2 n], each twice, the first sine of a pair negated.
+  virtual void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) = 0;
+  // Rotates the first 2 n features of every head of q and k in place.
+  virtual void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) = 0;
   virtual void copy_blocks(KvCache& cache) = 0;  // the batch's copies
   virtual void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) = 0;
   virtual void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) = 0;
@@ -112,6 +133,10 @@ struct BackendOptions {
   // Activations of quantized products as two 8-bit parts, value and remainder, in place of one: about 15 bits,
   // for twice the arithmetic.
   bool precise = false;
+  // false: weights stay as the file has them, and are packed panel by panel just before use.
+  bool pack = true;
+  std::shared_ptr<cpu::PackedWeights> packed =
+      nullptr;  // where panels are kept; nullptr: the backend's own memory
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 

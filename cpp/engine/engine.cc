@@ -47,6 +47,10 @@ SchedulerOptions scheduling(const EngineOptions& options, int blocks, int64_t vo
   return s;
 }
 
+// Mapped weights count as available memory, but generation is slow without them. What is larger than the memory
+// is slow anyway, and leaves a quarter.
+int64_t left_beside(int64_t mapped, int64_t available) { return std::max(available - mapped, available / 4); }
+
 std::span<float> row(const Tensor& logits, int64_t i) {
   return {logits.row(i), static_cast<size_t>(logits.cols)};
 }
@@ -61,8 +65,8 @@ Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
     : options_(checked(options, model.get())),
       vocab_(model->config().vocab),
       context_(options_.context),
-      kv_blocks_(kv_pool_blocks(
-          {model->kv_block_bytes(), context_, options_.max_sequences, options_.kv_bytes, available_memory()})),
+      kv_blocks_(kv_pool_blocks({model->kv_block_bytes(), context_, options_.max_sequences, options_.kv_bytes,
+                                 left_beside(model->mapped_bytes(), available_memory())})),
       limit_(std::min(context_, static_cast<int64_t>(kv_blocks_) * kBlockTokens)),
       scheduler_(scheduling(options_, kv_blocks_, vocab_)),
       model_(std::move(model)) {
@@ -94,13 +98,13 @@ void Engine::submit(Request request) {
   const std::lock_guard lock(mutex_);
   const uint64_t id = request.id;
   if (!ids_.insert(id).second) fail("request ", id, " has not finished; expected an id that is not in use");
-  inbox_.push_back({id, std::move(request)});
+  inbox_.push_back({id, std::move(request), Clock::now()});
   arrived_.notify_one();
 }
 
 void Engine::cancel(uint64_t id) {
   const std::lock_guard lock(mutex_);
-  inbox_.push_back({id, std::nullopt});
+  inbox_.push_back({id, std::nullopt, {}});
   arrived_.notify_one();
 }
 
@@ -124,12 +128,13 @@ std::vector<Event> Engine::step(std::optional<double> timeout) {
   std::vector<Event> events;
   for (Message& message : receive(timeout)) {
     if (message.request) {
-      start(std::move(*message.request));
+      start(std::move(*message.request), message.arrived);
     } else {
       end(message.id, Finish::Cancelled, "", events);
     }
   }
   const Plan plan = scheduler_.plan();
+  note_started(plan);
   if (!plan.empty()) {
     Tensor logits;
     std::string failure;
@@ -164,7 +169,7 @@ std::vector<Engine::Message> Engine::receive(std::optional<double> timeout) {
   return std::exchange(inbox_, {});
 }
 
-void Engine::start(Request request) {
+void Engine::start(Request request, Clock::time_point arrived) {
   Sequence s;
   s.request = request.id;
   s.salt = std::move(request.cache_salt);
@@ -177,6 +182,7 @@ void Engine::start(Request request) {
   Active active;
   active.params = std::move(request.params);
   active.prompt_tokens = s.total();
+  active.arrived = arrived;
   for (int i = 0; i < n; ++i) {
     active.streams.push_back({Sampler(active.params, options_.eos, i)});
     active.params.seed = active.streams[0].sampler.seed();  // drawn once, where the user gives none
@@ -185,12 +191,21 @@ void Engine::start(Request request) {
   active_.emplace(request.id, std::move(active));
 }
 
+void Engine::note_started(const Plan& plan) {
+  const auto now = Clock::now();
+  for (const Chunk& chunk : plan.chunks) {
+    Active& active = active_.at(chunk.sequence->request);
+    if (!active.queue_s) active.queue_s = std::chrono::duration<double>(now - active.arrived).count();
+  }
+}
+
 Event& Engine::emit(uint64_t id, int index, const Active& active, std::vector<Event>& events) {
   Event& event = events.emplace_back();
   event.id = id;
   event.index = index;
   event.prompt_tokens = active.prompt_tokens;
   event.cached_tokens = active.cached_tokens;
+  event.queue_s = active.queue_s.value_or(0.0);
   return event;
 }
 

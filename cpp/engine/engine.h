@@ -1,6 +1,7 @@
 // Requests in, events out: continuous batching over one model. A step is plan, forward, sample, commit.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -61,6 +62,7 @@ class Engine {
   int64_t vocab() const { return vocab_; }
 
  private:
+  using Clock = std::chrono::steady_clock;
   struct Stream {
     Sampler sampler;
     bool finished = false;
@@ -69,17 +71,21 @@ class Engine {
     SamplingParams params;
     int prompt_tokens = 0;
     int cached_tokens = 0;
+    Clock::time_point arrived;
+    std::optional<double> queue_s;
     Order order;
     std::vector<Stream> streams;  // [n]
   };
   struct Message {
     uint64_t id;
     std::optional<Request> request;  // none: cancel
+    Clock::time_point arrived;
   };
 
   void check(const Request& request) const;
   std::vector<Message> receive(std::optional<double> timeout);
-  void start(Request request);
+  void start(Request request, Clock::time_point arrived);
+  void note_started(const Plan& plan);
   void end(uint64_t id, Finish finish, const std::string& detail, std::vector<Event>& events);
   static Event& emit(uint64_t id, int index, const Active& active, std::vector<Event>& events);
   void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);

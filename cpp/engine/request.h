@@ -38,6 +38,7 @@ struct Event {
   std::string detail;  // Length: "max_tokens", "context" or "kv_pool". Error: the message.
   int prompt_tokens = 0;
   int cached_tokens = 0;  // of the prompt, taken from the prefix cache
+  double queue_s = 0.0;   // seconds from submit to the first step that computed some of it
   int logits_rows = 0;
   std::vector<float> logits;  // [logits_rows, vocab] of the next prompt tokens, for want_logits
 };

@@ -53,8 +53,7 @@ class Gemma3 : public Decoder {
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
       l.q_norm.in_place(q);
       l.k_norm.in_place(k);
-      s.rotate(q, rope, table, a.head_dim);
-      s.rotate(k, rope, table, a.head_dim);
+      s.rotate(q, k, rope, table, a.head_dim);
       x += l.post_attn_norm(l.wo(s.attend(i++, q, k, v, a)));
       x += l.post_ffn_norm(l.down(gelu_gate(l.gate_up(l.ffn_norm(x)))));
     }

@@ -12,15 +12,31 @@
 
 namespace pyllm {
 
+struct Linear;
+struct Value;
+
+// What the next product computes from its input's rows on the way in.
+struct Pending {
+  Backend* backend;
+  Input input;
+};
+
+// A product that is computed where it is used: added to a value, or as one of its own.
+struct Product {
+  const Linear* linear;
+  Pending input;
+
+  operator Value() const;
+};
+
 // A tensor of the current step.
 struct Value {
   Backend* backend;
   Tensor tensor;  // [row, feature]
 
-  Value& operator+=(const Value& y) {
-    backend->add(tensor, y.tensor);
-    return *this;
-  }
+  inline Value& operator+=(const Product& product);
+  inline Value& operator+=(const Pending& norm);
+  operator Pending() const { return {backend, {tensor}}; }
   Value columns(int64_t first, int64_t count) const { return {backend, tensor.columns(first, count)}; }
 };
 
@@ -28,13 +44,14 @@ struct Norm {
   std::unique_ptr<Vector> weight;  // [group]
   float eps;
 
-  // Normalises every run of weight->size features: the whole row, or every head on its own.
-  Value operator()(const Value& x) const {
-    Value y{x.backend, x.backend->scratch(x.tensor.rows, x.tensor.cols)};
-    x.backend->rms_norm(x.tensor, *weight, eps, weight->size, y.tensor);
-    return y;
+  // Normalises whole rows.
+  Pending operator()(const Value& x) const {
+    return {x.backend, {x.tensor, Input::Op::RmsNorm, weight.get(), eps}};
   }
-  void in_place(const Value& x) const { x.backend->rms_norm(x.tensor, *weight, eps, weight->size, x.tensor); }
+  // Normalises every run of weight->size features: every head on its own.
+  void in_place(const Value& x) const {
+    x.backend->rms_norm(x.tensor, *weight, eps, weight->size, x.tensor, false);
+  }
 };
 
 // One or several matrices over the same input; their results lie side by side.
@@ -50,27 +67,37 @@ struct Linear {
     for (const Part& part : parts) sum += part.weight->rows;
     return sum;
   }
-  Value operator()(const Value& x) const {
+  Product operator()(const Pending& x) const { return {this, x}; }
+
+  void multiply(const Pending& x, Tensor out, bool add) const {
     std::vector<Factor> factors;
     for (const Part& part : parts) factors.push_back({part.weight.get(), part.bias.get()});
-    Value y{x.backend, x.backend->scratch(x.tensor.rows, rows())};
-    x.backend->matmul(factors, x.tensor, y.tensor);
-    return y;
+    x.backend->matmul(factors, x.input, out, add);
   }
 };
 
-// silu(gate) * up and gelu(gate) * up of [gate | up].
-inline Value silu_gate(const Value& gate_up) {
-  const int64_t n = gate_up.tensor.cols / 2;
-  Value y{gate_up.backend, gate_up.backend->scratch(gate_up.tensor.rows, n)};
-  y.backend->silu_gate(gate_up.tensor.columns(0, n), gate_up.tensor.columns(n, n), y.tensor);
+inline Product::operator Value() const {
+  Backend* backend = input.backend;
+  const Value y{backend, backend->scratch(input.input.x.rows, linear->rows())};
+  linear->multiply(input, y.tensor, false);
   return y;
 }
-inline Value gelu_gate(const Value& gate_up) {
-  const int64_t n = gate_up.tensor.cols / 2;
-  Value y{gate_up.backend, gate_up.backend->scratch(gate_up.tensor.rows, n)};
-  y.backend->gelu_gate(gate_up.tensor.columns(0, n), gate_up.tensor.columns(n, n), y.tensor);
-  return y;
+inline Value& Value::operator+=(const Product& product) {
+  product.linear->multiply(product.input, tensor, true);
+  return *this;
+}
+inline Value& Value::operator+=(const Pending& norm) {
+  const Input& in = norm.input;
+  backend->rms_norm(in.x, *in.weight, in.eps, in.cols(), tensor, true);
+  return *this;
+}
+
+// silu(gate) * up and gelu(gate) * up of [gate | up].
+inline Pending silu_gate(const Value& gate_up) {
+  return {gate_up.backend, {gate_up.tensor, Input::Op::SiluGate}};
+}
+inline Pending gelu_gate(const Value& gate_up) {
+  return {gate_up.backend, {gate_up.tensor, Input::Op::GeluGate}};
 }
 
 // Rotary position embedding: an angular frequency per pair of features, after all scaling.
@@ -101,12 +128,13 @@ class Step {
   }
   // Cosines and sines of the batch's positions, shared by all layers.
   Value rope_table(const Rope& rope) {
-    Value table{&backend_, backend_.scratch(rows(), 2 * rope.frequency->size)};
-    backend_.rope_table(*rope.frequency, rope.magnitude, table.tensor);
+    const int64_t size = (rope.pairs == RopePairs::Halves ? 2 : 4) * rope.frequency->size;
+    Value table{&backend_, backend_.scratch(rows(), size)};
+    backend_.rope_table(*rope.frequency, rope.magnitude, rope.pairs, table.tensor);
     return table;
   }
-  void rotate(const Value& x, const Rope& rope, const Value& table, int head_dim) {
-    backend_.rope(x.tensor, head_dim, rope.pairs, table.tensor);
+  void rotate(const Value& q, const Value& k, const Rope& rope, const Value& table, int head_dim) {
+    backend_.rope(q.tensor, k.tensor, head_dim, rope.pairs, table.tensor);
   }
   // Stores k and v in the cache, then attends to everything each token may see.
   Value attend(int layer, const Value& q, const Value& k, const Value& v, const AttentionShape& shape) {

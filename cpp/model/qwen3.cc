@@ -36,8 +36,7 @@ class Qwen3 : public Decoder {
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
       l.q_norm.in_place(q);
       l.k_norm.in_place(k);
-      s.rotate(q, rope_, table, a.head_dim);
-      s.rotate(k, rope_, table, a.head_dim);
+      s.rotate(q, k, rope_, table, a.head_dim);
       x += l.wo(s.attend(i++, q, k, v, a));
       x += l.down(silu_gate(l.gate_up(l.ffn_norm(x))));
     }

@@ -54,7 +54,7 @@ FloatArray matmul(const std::string& type, const ByteArray& data, int64_t rows, 
   backend->begin(batch);
   FloatArray out({x.shape(0), static_cast<py::ssize_t>(rows)});
   const Factor factor{weight.get()};
-  backend->matmul({&factor, 1}, view(x), view(out));
+  backend->matmul({&factor, 1}, {view(x)}, view(out), false);
   return out;
 }
 
@@ -74,7 +74,7 @@ void matmul_twin(const WeightSource& w, const Tensor& x, const Tensor& out) {
         q[static_cast<size_t>(32 * s + i)] = static_cast<int>(std::nearbyintf(x.row(c)[32 * s + i] * inverse));
     }
     for (int64_t r = 0; r < w.rows; ++r) {
-      float acc = 0.0f;
+      float acc = 0.0f, total = 0.0f;
       for (int64_t k = 0; k < x.cols; k += Q::group) {
         const typename Q::Block& block = blocks[(r * x.cols + k) / Q::block];
         const int group = static_cast<int>(k % Q::block / Q::group);
@@ -86,9 +86,10 @@ void matmul_twin(const WeightSource& w, const Tensor& x, const Tensor& out) {
           dot += (static_cast<int>(code[i]) - Q::zero) * q[static_cast<size_t>(k + i)];
           sum += q[static_cast<size_t>(k + i)];
         }
-        const float x_scale = scale[static_cast<size_t>(k / 32)];
-        acc = std::fma(static_cast<float>(dot), s.scale * x_scale, acc);
-        if (Q::has_min) acc = std::fma(-s.min, x_scale * static_cast<float>(sum), acc);
+        const float product = static_cast<float>(dot);
+        total = k % 32 == 0 ? product * s.scale : std::fma(product, s.scale, total);
+        if (Q::has_min) total = std::fma(-s.min, static_cast<float>(sum), total);
+        if (k % 32 + Q::group == 32) acc = std::fma(total, scale[static_cast<size_t>(k / 32)], acc);
       }
       out.row(c)[r] = acc;
     }
@@ -128,21 +129,28 @@ FloatArray attend(FloatArray q, FloatArray k, FloatArray v, int heads, int kv_he
   return out;
 }
 
+// A kernel that computes row by row: `name` of x and y, or of x and the one row of y.
 FloatArray row_op(const std::string& name, FloatArray x, FloatArray y, float eps, const std::string& isa) {
-  auto backend = make_cpu_backend({1, isa.c_str()});
-  const Batch batch = plain_batch(x.shape(0));
-  backend->begin(batch);
-  FloatArray out({x.shape(0), x.shape(1)});
-  if (name == "silu_gate")
-    backend->silu_gate(view(x), view(y), view(out));
-  else if (name == "gelu_gate")
-    backend->gelu_gate(view(x), view(y), view(out));
-  else if (name == "rms_norm")
-    backend->rms_norm(view(x), *backend->vector({y.data(), static_cast<size_t>(y.size())}), eps, y.size(),
-                      view(out));
-  else
-    fail("unknown op ", name);
-  return out;
+  const cpu::Kernels& kernels = cpu::select_kernels(isa.c_str());
+  const Tensor in = view(x), other = view(y);
+  FloatArray result({x.shape(0), x.shape(1)});
+  const Tensor out = view(result);
+  for (int64_t r = 0; r < in.rows; ++r) {
+    std::memcpy(out.row(r), in.row(r), static_cast<size_t>(in.cols) * sizeof(float));
+    if (name == "silu_gate")
+      kernels.silu_gate(in.row(r), other.row(r), in.cols, out.row(r));
+    else if (name == "gelu_gate")
+      kernels.gelu_gate(in.row(r), other.row(r), in.cols, out.row(r));
+    else if (name == "rms_norm")
+      kernels.rms_norm(in.row(r), other.data, eps, in.cols, out.row(r));
+    else if (name == "rope_halves")
+      kernels.rope_halves(out.row(r), other.row(r), in.cols / 2);
+    else if (name == "rope_adjacent")
+      kernels.rope_adjacent(out.row(r), other.row(r), in.cols);
+    else
+      fail("unknown op ", name);
+  }
+  return result;
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.pull import pull
 from pyllm.cli.rm import rm
+from pyllm.cli.serve import serve
 from pyllm.cli.show import show
 from pyllm.cli.tokenize import tokenize
 from pyllm.errors import PyllmError
@@ -82,5 +83,5 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, pull, list_models, show, rm, tokenize, bench, doctor):
+for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, bench, doctor):
     app.add_command(command)

@@ -24,7 +24,7 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kLargest = std::numeric_limits<float>::max();
-constexpr int kWidths[] = {1, 2, 4, 8, 16};  // columns of a matmul tile
+constexpr int kWidths[] = {1, 2, 4, 8};  // columns of a matmul tile
 
 int passed = 0, failed = 0;
 
@@ -114,19 +114,21 @@ struct Activations {
   std::vector<int32_t> init;
 
   Activations(Random& random, int64_t steps, int width, const Layout& layout) {
+    const int groups = layout.groups_per_step();
+    init.resize(static_cast<size_t>(steps * groups * width));
+    sum.resize(init.size());
     for (int64_t i = 0; i < steps * width; ++i) {
-      int32_t halves[2] = {};
       const int extreme = random.between(0, 3);  // now and then all products as large as they get
+      int32_t sums[2] = {};
       for (int k = 0; k < kStep; ++k) {
         q.push_back(static_cast<int8_t>(extreme == 0 ? 127 : extreme == 1 ? -127 : random.between(-127, 127)));
-        halves[k / 16] += q.back();
+        sums[k * groups / kStep] += q.back();
       }
-      if (layout.group == kStep) halves[0] += halves[1];
-      if (layout.group == kStep) halves[1] = 0;
       scale.push_back(random.real());
-      for (const int32_t half_sum : halves) {
-        init.push_back(-layout.zero * half_sum);
-        sum.push_back(scale.back() * static_cast<float>(half_sum));
+      for (int g = 0; g < groups; ++g) {
+        const auto at = static_cast<size_t>((i / width * groups + g) * width + i % width);
+        init[at] = -layout.zero * sums[g];
+        sum[at] = static_cast<float>(sums[g]);
       }
     }
   }
@@ -141,15 +143,18 @@ void test_matmul(const Kernels& kernels, const Kernels& twin) {
   const MatmulKernels *mine = kernels.matmul(layout), *its = twin.matmul(layout);
   for (const int blocks : {1, 2, 3}) {
     const int64_t columns = blocks * Q::block;
-    const std::vector<uint8_t> panel = random_panel<Q>(random, columns);
-    for (int k = 0; k < 5; ++k) {
+    std::vector<uint8_t> panels = random_panel<Q>(random, columns);
+    const std::vector<uint8_t> second = random_panel<Q>(random, columns);
+    panels.insert(panels.end(), second.begin(), second.end());
+    for (int k = 0; k < 4; ++k) {
       const Activations x(random, columns / kStep, kWidths[k], layout);
       const ActivationTile tile = {x.q.data(), x.scale.data(), x.init.data(), x.sum.data()};
-      for (const int rows : {16, random.between(1, 15)}) {
-        const int64_t stride = 19;  // what lies between the rows must stay as it is
-        std::vector<float> got(static_cast<size_t>(stride * kWidths[k]), -7.0f), expected = got;
-        mine->tile[k](panel.data(), columns, table, tile, got.data(), stride, rows);
-        its->tile[k](panel.data(), columns, table, tile, expected.data(), stride, rows);
+      for (const int rows : {16, random.between(1, 15), 32, random.between(17, 31)}) {
+        const int64_t stride = 35;  // what lies between the rows must stay as it is
+        const bool add = random.between(0, 1) == 1, both = rows > 16;
+        std::vector<float> got = random_floats(random, stride * kWidths[k]), expected = got;
+        mine->tile[both][k](panels.data(), columns, table, tile, {got.data(), stride, rows, add});
+        its->tile[both][k](panels.data(), columns, table, tile, {expected.data(), stride, rows, add});
         check(
             kernels.name,
             [&] {
@@ -166,12 +171,13 @@ void test_float_matmul(const Kernels& kernels, const Kernels& twin, Type type,
                        const std::vector<Element>& panel) {
   Random random(11);
   const int64_t columns = static_cast<int64_t>(panel.size()) / kPanelRows;
-  for (int k = 0; k < 5; ++k) {
+  for (int k = 0; k < 4; ++k) {
     const std::vector<float> x = random_floats(random, columns * kWidths[k]);
     for (const int rows : {16, 9}) {
-      std::vector<float> got(static_cast<size_t>(17 * kWidths[k]), -7.0f), expected = got;
-      kernels.matmul_float(type)->tile[k](panel.data(), columns, x.data(), got.data(), 17, rows);
-      twin.matmul_float(type)->tile[k](panel.data(), columns, x.data(), expected.data(), 17, rows);
+      const bool add = rows == 9;
+      std::vector<float> got = random_floats(random, 17 * kWidths[k]), expected = got;
+      kernels.matmul_float(type)->tile[k](panel.data(), columns, x.data(), {got.data(), 17, rows, add});
+      twin.matmul_float(type)->tile[k](panel.data(), columns, x.data(), {expected.data(), 17, rows, add});
       check(
           kernels.name,
           [&] { return message("matmul ", type_info(type).name, " ", rows, " ", columns, " ", kWidths[k]); },
@@ -193,8 +199,8 @@ void test_float_matmuls(const Kernels& kernels, const Kernels& twin) {
     for (uint32_t first = 0; first < 65536; first += kPanelRows) {
       uint16_t panel[kPanelRows];
       for (uint32_t i = 0; i < kPanelRows; ++i) panel[i] = static_cast<uint16_t>(first + i);
-      kernels.matmul_float(type)->tile[0](panel, 1, &one, got.data() + first, 16, 16);
-      twin.matmul_float(type)->tile[0](panel, 1, &one, expected.data() + first, 16, 16);
+      kernels.matmul_float(type)->tile[0](panel, 1, &one, {got.data() + first, 16, 16, false});
+      twin.matmul_float(type)->tile[0](panel, 1, &one, {expected.data() + first, 16, 16, false});
     }
     check(kernels.name, [&] { return message("every ", type_info(type).name); }, got, expected);
   }
@@ -227,12 +233,13 @@ void test_quantize(const Kernels& kernels, const Kernels& twin) {
         scale[i].assign(blocks, 99.0f);
         sums[i].assign(blocks * 2, 99);
         (i == 0 ? kernels : twin)
-            .quantize(x.data(), steps * kStep, q[i].data(), width * kStep, scale[i].data(), width,
-                      sums[i].data());
+            .quantize(x.data(), steps * kStep, width, q[i].data(), scale[i].data(), sums[i].data());
         for (size_t b = 0; b < blocks; ++b) {  // codes under a scale that is NaN mean nothing
           if (!std::isnan(scale[i][b])) continue;
           std::memset(q[i].data() + b * kStep, 0, kStep);
-          sums[i][2 * b] = sums[i][2 * b + 1] = 0;
+          const size_t step = b / static_cast<size_t>(width), column = b % static_cast<size_t>(width);
+          for (size_t half = 0; half < 2; ++half)
+            sums[i][(2 * step + half) * static_cast<size_t>(width) + column] = 0;
         }
       }
       const auto name = [&] { return message("quantize ", &x - inputs.data(), " ", steps, " ", width); };
@@ -271,6 +278,8 @@ void test_rows(const Kernels& kernels, const Kernels& twin) {
     compare("scale", [&](const Kernels& k, float* out) { k.scale(out, 0.3f, n); });
     compare("silu_gate", [&](const Kernels& k, float* out) { k.silu_gate(x.data(), y.data(), n, out); });
     compare("gelu_gate", [&](const Kernels& k, float* out) { k.gelu_gate(x.data(), y.data(), n, out); });
+    compare("rope_halves", [&](const Kernels& k, float* out) { k.rope_halves(out, y.data(), n / 2); });
+    compare("rope_adjacent", [&](const Kernels& k, float* out) { k.rope_adjacent(out, y.data(), n / 4 * 2); });
     compare("rms_norm", [&](const Kernels& k, float* out) { k.rms_norm(y.data(), y.data(), 1e-6f, n, out); });
     compare("rms_norm of bad input",
             [&](const Kernels& k, float* out) { k.rms_norm(x.data(), y.data(), 0.0f, n, out); });
@@ -297,9 +306,9 @@ void test_to_half(const Kernels& kernels, const Kernels& twin) {
 
 void test_attend(const Kernels& kernels, const Kernels& twin) {
   Random random(15);
-  for (const int head_dim : {16, 24, 80}) {
+  for (const int head_dim : {16, 24, 80, 160}) {
     const int padded = (head_dim + 15) / 16 * 16, block = 16 * (head_dim + padded);
-    for (const int queries : {1, 2, 4, 8}) {
+    for (const int queries : {1, 2, 3, 5, 6, 7, 23, kTileQueries}) {
       for (const int length : {1, 37, kChunk}) {
         for (const bool bad : {false, true}) {
           const float softcap = random.between(0, 1) == 0 ? 0.0f : 30.0f;
@@ -308,9 +317,11 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
           const int place = (length - 1) / 16 * block + (length - 1) % 16;
           if (bad) cache[static_cast<size_t>(place)] = 0x7e00;
           if (bad) cache[static_cast<size_t>(place + 16)] = 0x7c00;
-          const uint16_t* keys[kChunk / 16] = {};
-          for (int b = 0; b * 16 < length; ++b) keys[b] = cache.data() + b * block;
-          const std::vector<float> q = random_floats(random, int64_t{head_dim} * queries, 2.0f);
+          const uint8_t* blocks[kChunk / 16] = {};
+          for (int b = 0; b * 16 < length; ++b)
+            blocks[b] = reinterpret_cast<uint8_t*>(cache.data() + b * block);
+          const int groups = (queries + kQueryGroup - 1) / kQueryGroup;
+          const std::vector<float> q = random_floats(random, int64_t{head_dim} * groups * kQueryGroup, 2.0f);
           int first[kTileQueries], last[kTileQueries];
           for (int i = 0; i < queries; ++i) {
             last[i] = i == 0 ? length : random.between(0, length);
@@ -318,8 +329,25 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
           }
           const auto run = [&](const Kernels& k) {
             std::vector<float> out(static_cast<size_t>(queries * (2 + padded)), -7.0f);
-            k.attend({q.data(), queries, head_dim, keys, int64_t{16} * head_dim, padded, first, last, softcap,
-                      out.data(), out.data() + queries, out.data() + 2 * queries});
+            std::vector<float> scores(kTileQueries * kChunk),
+                panel(static_cast<size_t>(std::max(head_dim, 64) * 64));
+            AttentionChunk chunk{};
+            chunk.q = q.data();
+            chunk.queries = queries;
+            chunk.head_dim = head_dim;
+            chunk.blocks = blocks;
+            chunk.next = length == kChunk ? blocks : nullptr;
+            chunk.value_offset = int64_t{32} * head_dim;
+            chunk.padded_dim = padded;
+            chunk.first = first;
+            chunk.last = last;
+            chunk.softcap = softcap;
+            chunk.scores = scores.data();
+            chunk.panel = panel.data();
+            chunk.max = out.data();
+            chunk.sum = out.data() + queries;
+            chunk.out = out.data() + 2 * queries;
+            k.attend(chunk);
             return out;
           };
           check(

@@ -23,7 +23,11 @@ bool is_float(Type type) { return type == Type::F32 || type == Type::F16 || type
 }  // namespace
 
 CpuBackend::CpuBackend(const BackendOptions& options)
-    : kernels_(select_kernels(options.isa)), precise_(options.precise), pool_(options.threads) {}
+    : kernels_(select_kernels(options.isa)),
+      precise_(options.precise),
+      pool_(options.threads),
+      pack_(options.pack),
+      packed_(options.packed ? options.packed : std::make_shared<PackedWeights>()) {}
 
 std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   auto weight = std::make_unique<CpuMatrix>();
@@ -34,19 +38,20 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   weight->packing = packed_type(source.type);
   if (weight->packing == nullptr && !is_float(source.type))
     fail("weights of type ", type_info(source.type).name, " cannot be multiplied");
-  weight->panel_bytes = weight->packing != nullptr ? weight->packing->layout.panel_bytes(source.cols)
-                                                   : kPanelRows * source.cols * type_info(source.type).bytes;
-  if (weight->packing != nullptr && !weight->packing->keep_packed) return weight;
-  weight->panels = weights_.take<std::byte>(weight->panel_count() * weight->panel_bytes);
+  weight->panel_bytes = panel_bytes(source.type, source.cols);
+  if (!pack_ || (weight->packing != nullptr && !weight->packing->keep_packed)) {
+    expanded_bytes_ += static_cast<int64_t>(source.data.size());
+    return weight;
+  }
+  const PackedWeights::Room room = packed_->take(source.name, weight->panel_count() * weight->panel_bytes);
+  weight->panels = room.data;
+  if (room.to_fill == nullptr) return weight;
+  const auto row_bytes = static_cast<int64_t>(source.data.size()) / source.rows;
   pool_.parallel_for(weight->panel_count(), 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; ++p) {
-      std::byte* panel = weight->panels + p * weight->panel_bytes;
-      if (weight->packing != nullptr)
-        weight->packing->pack(source.data.data(), source.rows, source.cols, p * kPanelRows,
-                              reinterpret_cast<uint8_t*>(panel));
-      else
-        pack_float_panel(source.type, source.data.data(), source.rows, source.cols, p * kPanelRows, panel);
-    }
+    for (int64_t p = begin; p < end; ++p)
+      pack_panel(source.type, source.data.data(), source.rows, source.cols, p * kPanelRows,
+                 room.to_fill + p * weight->panel_bytes);
+    packed_->count((std::min(end * kPanelRows, source.rows) - begin * kPanelRows) * row_bytes);
   });
   return weight;
 }
@@ -73,6 +78,7 @@ std::unique_ptr<Vector> CpuBackend::vector(std::span<const float> values) {
 
 void CpuBackend::begin(const Batch& batch) {
   batch_ = &batch;
+  attention_.clear();
   arena_.release(0);
   positions_.clear();
   for (const BatchSequence& s : batch.sequences)
@@ -80,7 +86,9 @@ void CpuBackend::begin(const Batch& batch) {
 }
 
 Tensor CpuBackend::scratch(int64_t rows, int64_t cols) {
-  return {arena_.take<float>(rows * cols), rows, cols, cols};
+  // Rows a large power of two apart would all lie in the same few sets of a cache.
+  const int64_t stride = cols % 256 == 0 && rows > 1 ? cols + 16 : cols;
+  return {arena_.take<float>(rows * stride), rows, cols, stride};
 }
 
 void CpuBackend::embed(const Weight& table, float scale, Tensor out) {
@@ -91,51 +99,48 @@ void CpuBackend::embed(const Weight& table, float scale, Tensor out) {
   });
 }
 
-void CpuBackend::rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) {
-  for_rows(x.rows, x.cols, [&](int64_t r) {
-    for (int64_t c = 0; c < x.cols; c += group)
-      kernels_.rms_norm(x.row(r) + c, weight.data, eps, group, out.row(r) + c);
+void CpuBackend::rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) {
+  auto* buffer = arena_.take<float>(pool_.threads() * group);
+  pool_.parallel_for(x.rows, grain_of(x.cols), [&](int64_t begin, int64_t end, int thread) {
+    float* normed = buffer + thread * group;
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t c = 0; c < x.cols; c += group) {
+        float* to = out.row(r) + c;
+        kernels_.rms_norm(x.row(r) + c, weight.data, eps, group, add ? normed : to);
+        if (add) kernels_.add(to, normed, group);
+      }
   });
 }
 
-void CpuBackend::add(Tensor x, Tensor y) {
-  for_rows(x.rows, x.cols, [&](int64_t r) { kernels_.add(x.row(r), y.row(r), x.cols); });
-}
-
-void CpuBackend::silu_gate(Tensor gate, Tensor up, Tensor out) {
-  for_rows(out.rows, 4 * out.cols,
-           [&](int64_t r) { kernels_.silu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
-}
-
-void CpuBackend::gelu_gate(Tensor gate, Tensor up, Tensor out) {
-  for_rows(out.rows, 4 * out.cols,
-           [&](int64_t r) { kernels_.gelu_gate(gate.row(r), up.row(r), out.cols, out.row(r)); });
-}
-
-void CpuBackend::rope_table(const Vector& frequency, float magnitude, Tensor out) {
+void CpuBackend::rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) {
   const int64_t n = frequency.size;
   for_rows(out.rows, 32 * n, [&](int64_t r) {
+    float* row = out.row(r);
     for (int64_t i = 0; i < n; ++i) {
       const double angle = static_cast<double>(static_cast<float>(positions_[r]) * frequency.data[i]);
-      out.row(r)[i] = static_cast<float>(std::cos(angle)) * magnitude;
-      out.row(r)[n + i] = static_cast<float>(std::sin(angle)) * magnitude;
+      const float cosine = static_cast<float>(std::cos(angle)) * magnitude;
+      const float sine = static_cast<float>(std::sin(angle)) * magnitude;
+      if (pairs == RopePairs::Halves) {
+        row[i] = cosine;
+        row[n + i] = sine;
+      } else {
+        row[2 * i] = row[2 * i + 1] = cosine;
+        row[2 * (n + i)] = -sine;
+        row[2 * (n + i) + 1] = sine;
+      }
     }
   });
 }
 
-void CpuBackend::rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) {
-  const int64_t n = table.cols / 2;
-  for_rows(x.rows, 4 * x.cols, [&](int64_t r) {
-    const float *cosine = table.row(r), *sine = cosine + n;
-    for (float* head = x.row(r); head < x.row(r) + x.cols; head += head_dim) {
-      for (int64_t i = 0; i < n; ++i) {
-        float& a = pairs == RopePairs::Adjacent ? head[2 * i] : head[i];
-        float& b = pairs == RopePairs::Adjacent ? head[2 * i + 1] : head[i + n];
-        const float rotated = a * cosine[i] - b * sine[i];
-        b = a * sine[i] + b * cosine[i];
-        a = rotated;
-      }
-    }
+void CpuBackend::rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) {
+  const bool halves = pairs == RopePairs::Halves;
+  for_rows(q.rows, 2 * (q.cols + k.cols), [&](int64_t r) {
+    for (const Tensor& x : {q, k})
+      for (int64_t c = 0; c < x.cols; c += head_dim)
+        if (halves)
+          kernels_.rope_halves(x.row(r) + c, table.row(r), table.cols / 2);
+        else
+          kernels_.rope_adjacent(x.row(r) + c, table.row(r), table.cols / 2);
   });
 }
 

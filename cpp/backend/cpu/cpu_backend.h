@@ -1,4 +1,4 @@
-// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread
+// The CPU backend: packed weights, a paged KV cache, and ops that split rows or panels over a thread
 // pool.
 #pragma once
 
@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/attention_plan.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/pack.h"
+#include "backend/cpu/packed_weights.h"
 #include "core/thread_pool.h"
 
 namespace pyllm::cpu {
@@ -20,7 +22,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  std::byte* panels = nullptr;          // none: panels are expanded from `source` just before use
+  const std::byte* panels = nullptr;    // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -38,22 +40,6 @@ class CpuVector : public Vector {
   std::vector<float> values;
 };
 
-// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16
-// tokens][padded_dim].
-class CpuKvCache : public KvCache {
- public:
-  KvShape shape;
-  int blocks = 0;
-  int padded_dim = 0;
-  int64_t value_offset = 0;  // elements from a head's keys to its values
-  int64_t head_elements = 0;
-  Memory memory;
-  uint16_t* head(int layer, int block, int kv_head) const {
-    const int64_t index = (static_cast<int64_t>(layer) * blocks + block) * shape.kv_heads + kv_head;
-    return reinterpret_cast<uint16_t*>(memory.data()) + index * head_elements;
-  }
-};
-
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(const BackendOptions& options);
@@ -61,6 +47,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Weight> matrix(const WeightSource& source) override;
   std::unique_ptr<Weight> embedding(const WeightSource& source) override;
   std::unique_ptr<Vector> vector(std::span<const float> values) override;
+  int64_t mapped_bytes() const override { return expanded_bytes_ + packed_->mapped_bytes(); }
   int64_t kv_block_bytes(const KvShape& shape) const override;
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
 
@@ -70,13 +57,10 @@ class CpuBackend : public Backend {
   void release(int64_t mark) override { arena_.release(mark); }
 
   void embed(const Weight& table, float scale, Tensor out) override;
-  void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out) override;
-  void matmul(std::span<const Factor> factors, Tensor x, Tensor out) override;
-  void add(Tensor x, Tensor y) override;
-  void silu_gate(Tensor gate, Tensor up, Tensor out) override;
-  void gelu_gate(Tensor gate, Tensor up, Tensor out) override;
-  void rope_table(const Vector& frequency, float magnitude, Tensor out) override;
-  void rope(Tensor x, int head_dim, RopePairs pairs, Tensor table) override;
+  void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) override;
+  void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) override;
+  void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override;
+  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override;
   void copy_blocks(KvCache& cache) override;
   void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
@@ -84,26 +68,33 @@ class CpuBackend : public Backend {
   Tensor download(Tensor x) override { return x; }
 
  private:
+  static int64_t grain_of(int64_t cost) {
+    constexpr int64_t kGrainElements = 8192;  // a barrier costs about a microsecond
+    return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(cost, 1));
+  }
   // Calls f(row) for all rows, in parallel where rows x cost (elements each) is worth waking another thread.
   template <typename F>
   void for_rows(int64_t rows, int64_t cost, F&& f) {
-    constexpr int64_t kGrainElements = 8192;  // a barrier costs about a microsecond
-    const int64_t grain = std::max<int64_t>(1, kGrainElements / std::max<int64_t>(cost, 1));
-    pool_.parallel_for(rows, grain, [&](int64_t begin, int64_t end, int) {
+    pool_.parallel_for(rows, grain_of(cost), [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r) f(r);
     });
   }
-  void matmul_precise(std::span<const Factor> factors, Tensor x, Tensor out);
-  void matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out);
-  void matmul_float(const Factor& factor, Tensor x, Tensor out);
+  const float* input_row(const Input& input, int64_t r, float* buffer) const;
+  void matmul_precise(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
+  void matmul_quantized(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
+  void matmul_float(const Factor& factor, const Input& input, Tensor out, bool add);
   void add_bias(const Vector& bias, Tensor out);
+  const AttentionPlan& attention_plan(const AttentionShape& shape);
 
   const Kernels& kernels_;
   const bool precise_;
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
-  std::vector<int32_t> positions_;  // [row]
-  Arena weights_;                   // all panels side by side, in huge pages where they are offered
+  std::vector<int32_t> positions_;        // [row]
+  std::vector<AttentionPlan> attention_;  // of this step, one for each shape of attention
+  const bool pack_;
+  std::shared_ptr<PackedWeights> packed_;  // all panels
+  int64_t expanded_bytes_ = 0;             // of weights that are packed just before use
   Arena arena_;
 };
 

@@ -9,48 +9,57 @@
 
 namespace pyllm::cpu {
 
-inline constexpr int kTileColumns = 16;  // most activation columns (tokens) that one matmul tile covers
-inline constexpr int kTileQueries = 8;   // most query vectors that one attention tile covers
+inline constexpr int kTileColumns = 8;   // most activation columns (tokens) that one matmul tile covers
+inline constexpr int kTileQueries = 48;  // most query vectors that one attention tile covers
+inline constexpr int kQueryGroup = 6;    // of them, how many lie interleaved
 inline constexpr int kChunk = 256;  // positions of a KV chunk: its partial result never depends on the batch
 
-// Quantized activations of one tile of `n` columns (n is 1, 2, 4, 8 or 16); step s holds 32 features.
+// Quantized activations of one tile of `n` columns (1, 2, 4 or 8); step s holds 32 features in `groups` groups.
 struct ActivationTile {
   const int8_t* q;      // [step][column][32]
   const float* scale;   // [step][column]
-  const int32_t* init;  // [step][column][2]: -zero * sum of each half of 16 (the first holds both for group 32)
-  const float* sum;     // [step][column][2]: scale * sum, likewise; read only with mins
+  const int32_t* init;  // [step][group][column]: -zero * sum
+  const float* sum;     // [step][group][column]: of the group's 8-bit activations; read only with mins
 };
 
-// out[column][0..15] (float, `stride` apart) = panel (16 rows x columns) times the tile; rows past `rows` are
-// not stored.
+// Where a tile's results go: column c from data + c * stride on, `rows` of them.
+struct OutputTile {
+  float* data;
+  int64_t stride;
+  int rows;
+  bool add;  // to what is there
+};
+
+// out = panels (16 rows x columns each, one after the other) times the tile.
 using MatmulKernel = void (*)(const uint8_t* panel, int64_t columns, const uint8_t* table,
-                              const ActivationTile& x, float* out, int64_t stride, int rows);
+                              const ActivationTile& x, const OutputTile& out);
 // The same for float panels [column][16 rows] and activations [feature][column].
-using FloatMatmulKernel = void (*)(const void* panel, int64_t columns, const float* x, float* out,
-                                   int64_t stride, int rows);
+using FloatMatmulKernel = void (*)(const void* panel, int64_t columns, const float* x, const OutputTile& out);
 
 struct MatmulKernels {
-  MatmulKernel tile[5];  // for 1, 2, 4, 8, 16 columns
+  MatmulKernel tile[2][4];  // for 1 and 2 panels; for 1, 2, 4, 8 columns
 };
 struct FloatMatmulKernels {
-  FloatMatmulKernel tile[5];
+  FloatMatmulKernel tile[4];  // for 1, 2, 4, 8 columns
 };
 
 // Attention of up to kTileQueries query vectors over one chunk of positions of one KV head.
 struct AttentionChunk {
-  const float* q;  // [head_dim][queries], scaled
-  int queries;     // 1, 2, 4 or 8
+  const float* q;  // [group of kQueryGroup queries][head_dim][kQueryGroup], scaled; scores are exponents of 2
+  int queries;
   int head_dim;
-  const uint16_t* const*
-      keys;  // [block]: half [head_dim][16 tokens]; values follow as half [16 tokens][padded head_dim]
-  int64_t value_offset;  // elements from a block's keys to its values
-  int padded_dim;        // head_dim rounded up to 16
-  const int* first;      // [query] positions it sees, counted from the chunk's start: first..last-1
+  const uint8_t* const* blocks;  // [block]: half [head_dim][16 tokens]; then half [16 tokens][padded_dim]
+  const uint8_t* const* next;    // four blocks that come afterwards and may be fetched ahead, or nullptr
+  int64_t value_offset;          // bytes from a block's keys to its values
+  int padded_dim;                // head_dim rounded up to 16
+  const int* first;              // [query] positions it sees, counted from the chunk's start: first..last-1
   const int* last;
-  float softcap;  // 0: none
+  float softcap;  // 0: none; otherwise scores are exponents of e
+  float* scores;  // scratch [kTileQueries][kChunk]
+  float* panel;   // scratch [max(head_dim, 64)][64]
   float* max;     // [query] out: largest score, -inf when it sees none
-  float* sum;     // [query] out: sum of exp(score - max)
-  float* out;     // [query][padded_dim] out: sum of exp(score - max) * value
+  float* sum;     // [query] out: sum of 2^(score - max)
+  float* out;     // [query][padded_dim] out: sum of 2^(score - max) * value
 };
 
 struct Kernels {
@@ -58,16 +67,19 @@ struct Kernels {
   const MatmulKernels* (*matmul)(const Layout& layout);  // nullptr: no kernel for it
   const FloatMatmulKernels* (*matmul_float)(Type type);
 
-  // Quantizes 32-feature blocks of one token: q[s * stride + i], scale and the sums of both halves of each
-  // step.
-  void (*quantize)(const float* x, int64_t n, int8_t* q, int64_t q_stride, float* scale, int64_t scale_stride,
-                   int32_t* sums /* [step][2], scale_stride pairs apart */);
+  // Quantizes one token of a tile of `width` columns, 32 features at a time: q [step][width][32],
+  // scale [step][width] and, for both halves of a step, sums [step][2][width].
+  void (*quantize)(const float* x, int64_t n, int64_t width, int8_t* q, float* scale, int32_t* sums);
   // out[i] = x[i] / rms(x) * weight[i], over n features.
   void (*rms_norm)(const float* x, const float* weight, float eps, int64_t n, float* out);
   void (*add)(float* x, const float* y, int64_t n);
   void (*scale)(float* x, float factor, int64_t n);
   void (*silu_gate)(const float* gate, const float* up, int64_t n, float* out);
   void (*gelu_gate)(const float* gate, const float* up, int64_t n, float* out);  // the tanh form
+  // Rotates n pairs of one head: features i and i + n by table [n cosines][n sines], or features 2 i and 2 i +
+  // 1 (n counts features) by table [n cosines][n sines], where both have theirs and the first sine is negated.
+  void (*rope_halves)(float* head, const float* table, int64_t n);
+  void (*rope_adjacent)(float* head, const float* table, int64_t n);
   void (*to_half)(const float* x, int64_t n, uint16_t* out);
   void (*attend)(const AttentionChunk& chunk);
   // Folds one chunk's result (max, sum, out) into a running one.

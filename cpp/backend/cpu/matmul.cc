@@ -9,7 +9,7 @@ namespace pyllm::cpu {
 
 namespace {
 
-// Tiles of 16 columns, the rest as 8, 4, 2 and 1: the kernels' fixed widths.
+// Tiles of 8 columns, the rest as 4, 2 and 1: the kernels' fixed widths.
 struct Tile {
   int64_t first;  // column
   int columns;
@@ -19,7 +19,7 @@ struct Tile {
 std::vector<Tile> tiles_of(int64_t columns) {
   std::vector<Tile> tiles;
   int64_t first = 0;
-  for (int kernel = 4; kernel >= 0; --kernel)
+  for (int kernel = 3; kernel >= 0; --kernel)
     for (const int width = 1 << kernel; columns - first >= width; first += width)
       tiles.push_back({first, width, kernel});
   return tiles;
@@ -28,25 +28,60 @@ std::vector<Tile> tiles_of(int64_t columns) {
 // Sums of the activations as one kind of factor wants them (ActivationTile::init and ::sum).
 struct Sums {
   int zero;
-  int group;
+  int groups;  // of a step
   bool has_min;
   int32_t* init;
   float* sum;
 };
 
+// raw [step][2][width]: sums of both halves of each step.
+void fill(const Sums& s, const int32_t* raw, int64_t steps, int64_t width, int64_t base) {
+  int32_t* init = s.init + base * s.groups;
+  float* sum = s.sum + base * s.groups;
+  for (int64_t i = 0; i < steps * s.groups; ++i)
+    for (int64_t c = 0; c < width; ++c) {
+      const int32_t one =
+          s.groups == 2 ? raw[i * width + c] : raw[2 * i * width + c] + raw[(2 * i + 1) * width + c];
+      if (s.zero != 0) init[i * width + c] = -s.zero * one;
+      if (s.has_min) sum[i * width + c] = static_cast<float>(one);
+    }
+}
+
+constexpr int64_t kPanelBytesAtOnce = 320 << 10;  // panels that stay in the second-level cache while tiles pass
+
 }  // namespace
 
-void CpuBackend::matmul(std::span<const Factor> factors, Tensor x, Tensor out) {
+// Row r of what the product reads; `buffer` holds it where it has to be computed.
+const float* CpuBackend::input_row(const Input& input, int64_t r, float* buffer) const {
+  const float* x = input.x.row(r);
+  const int64_t n = input.cols();
+  switch (input.op) {
+    case Input::Op::None:
+      return x;
+    case Input::Op::RmsNorm:
+      kernels_.rms_norm(x, input.weight->data, input.eps, n, buffer);
+      break;
+    case Input::Op::SiluGate:
+      kernels_.silu_gate(x, x + n, n, buffer);
+      break;
+    case Input::Op::GeluGate:
+      kernels_.gelu_gate(x, x + n, n, buffer);
+      break;
+  }
+  return buffer;
+}
+
+void CpuBackend::matmul(std::span<const Factor> factors, const Input& x, Tensor out, bool add) {
   const int64_t mark = arena_.mark();
   bool any_quantized = false;
   int64_t column = 0;
   for (const Factor& factor : factors) {
     const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
-    if (w.packing == nullptr) matmul_float(factor, x, out.columns(column, w.rows));
+    if (w.packing == nullptr) matmul_float(factor, x, out.columns(column, w.rows), add);
     any_quantized |= w.packing != nullptr;
     column += w.rows;
   }
-  if (any_quantized) precise_ ? matmul_precise(factors, x, out) : matmul_quantized(factors, x, out);
+  if (any_quantized) precise_ ? matmul_precise(factors, x, out, add) : matmul_quantized(factors, x, out, add);
   column = 0;
   for (const Factor& factor : factors) {
     if (factor.bias != nullptr) add_bias(*factor.bias, out.columns(column, factor.weight->rows));
@@ -60,137 +95,158 @@ void CpuBackend::add_bias(const Vector& bias, Tensor out) {
 }
 
 // Every token goes through the product twice: as it is, and as what its quantization left over.
-void CpuBackend::matmul_precise(std::span<const Factor> factors, Tensor x, Tensor out) {
-  const int64_t n = x.rows, steps = x.cols / kStep;
-  Tensor both = scratch(2 * n, x.cols), result = scratch(2 * n, out.cols);
-  auto* q = arena_.take<int8_t>(n * x.cols);
+void CpuBackend::matmul_precise(std::span<const Factor> factors, const Input& x, Tensor out, bool add) {
+  const int64_t n = x.x.rows, cols = x.cols(), steps = cols / kStep;
+  Tensor both = scratch(2 * n, cols), result = scratch(2 * n, out.cols);
+  auto* q = arena_.take<int8_t>(n * cols);
   auto* scale = arena_.take<float>(n * steps);
   auto* sums = arena_.take<int32_t>(2 * n * steps);
-  for_rows(n, 4 * x.cols, [&](int64_t r) {
-    kernels_.quantize(x.row(r), x.cols, q + r * x.cols, kStep, scale + r * steps, 1, sums + 2 * r * steps);
-    for (int64_t i = 0; i < x.cols; ++i) {
-      both.row(r)[i] = x.row(r)[i];
-      both.row(n + r)[i] = x.row(r)[i] - scale[r * steps + i / kStep] * static_cast<float>(q[r * x.cols + i]);
+  for_rows(n, 4 * cols, [&](int64_t r) {
+    const float* row = input_row(x, r, both.row(r));
+    kernels_.quantize(row, cols, 1, q + r * cols, scale + r * steps, sums + 2 * r * steps);
+    for (int64_t i = 0; i < cols; ++i) {
+      both.row(r)[i] = row[i];
+      both.row(n + r)[i] = row[i] - scale[r * steps + i / kStep] * static_cast<float>(q[r * cols + i]);
     }
   });
-  matmul_quantized(factors, both, result);
+  matmul_quantized(factors, {both}, result, false);
   int64_t column = 0;
   for (const Factor& factor : factors) {
     const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
     if (w.packing != nullptr)
       for_rows(n, w.rows, [&](int64_t r) {
         const float *whole = result.row(r) + column, *rest = result.row(n + r) + column;
-        for (int64_t i = 0; i < w.rows; ++i) out.row(r)[column + i] = whole[i] + rest[i];
+        float* to = out.row(r) + column;
+        for (int64_t i = 0; i < w.rows; ++i) to[i] = (add ? to[i] : 0.0f) + (whole[i] + rest[i]);
       });
     column += w.rows;
   }
 }
 
-void CpuBackend::matmul_quantized(std::span<const Factor> factors, Tensor x, Tensor out) {
+void CpuBackend::matmul_quantized(std::span<const Factor> factors, const Input& x, Tensor out, bool add) {
   struct Part {
     const CpuMatrix* weight;
     const MatmulKernels* kernels;
     const Sums* sums;
-    int64_t column;       // of out
-    int64_t first_panel;  // counted over all parts
+    int64_t column;      // of out
+    int64_t first_pair;  // of panels, counted over all parts
   };
-  const int64_t n = x.rows, steps = x.cols / kStep;
+  const int64_t n = x.x.rows, cols = x.cols(), steps = cols / kStep;
   std::vector<Sums> sums;
   sums.reserve(factors.size());
   std::vector<Part> parts;
-  int64_t column = 0, panels = 0, scratch_bytes = 0;
+  int64_t column = 0, pairs = 0, unpacked_bytes = 0;
   for (const Factor& factor : factors) {
     const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
     if (w.packing != nullptr) {
       const Layout& layout = w.packing->layout;
+      const int groups = layout.groups_per_step();
       const auto same = [&](const Sums& s) {
-        return s.zero == layout.zero && s.group == layout.group && s.has_min == layout.has_min;
+        return s.zero == layout.zero && s.groups == groups && s.has_min == layout.has_min;
       };
       auto found = std::find_if(sums.begin(), sums.end(), same);
       if (found == sums.end())
-        found =
-            sums.insert(sums.end(), {layout.zero, layout.group, layout.has_min,
-                                     arena_.take<int32_t>(2 * n * steps), arena_.take<float>(2 * n * steps)});
-      parts.push_back({&w, kernels_.matmul(layout), &*found, column, panels});
-      panels += w.panel_count();
-      if (w.panels == nullptr) scratch_bytes = std::max(scratch_bytes, w.panel_bytes);
+        found = sums.insert(sums.end(),
+                            {layout.zero, groups, layout.has_min, arena_.take<int32_t>(n * steps * groups),
+                             arena_.take<float>(n * steps * groups)});
+      parts.push_back({&w, kernels_.matmul(layout), &*found, column, pairs});
+      pairs += (w.panel_count() + 1) / 2;
+      if (w.panels == nullptr) unpacked_bytes = std::max(unpacked_bytes, (2 * w.panel_bytes + 63) / 64 * 64);
     }
     column += w.rows;
   }
 
   const std::vector<Tile> tiles = tiles_of(n);
-  auto* q = arena_.take<int8_t>(n * x.cols);
+  auto* q = arena_.take<int8_t>(n * cols);
   auto* scale = arena_.take<float>(n * steps);
-  auto* raw = arena_.take<int32_t>(2 * n * steps);
-  // Tile by tile, so that the lines of memory that its columns share stay in one thread's cache.
-  for_rows(static_cast<int64_t>(tiles.size()), 2 * kTileColumns * x.cols, [&](int64_t t) {
-    const Tile& tile = tiles[static_cast<size_t>(t)];
-    const int64_t width = tile.columns, first = tile.first * steps;
-    for (int64_t c = 0; c < width; ++c)
-      kernels_.quantize(x.row(tile.first + c), x.cols, q + tile.first * x.cols + c * kStep, width * kStep,
-                        scale + first + c, width, raw + 2 * (first + c));
-    for (const Sums& s : sums) {
-      const bool whole = s.group == kStep;
-      for (int64_t i = first; i < first + width * steps; ++i) {
-        const int32_t sum[2] = {whole ? raw[2 * i] + raw[2 * i + 1] : raw[2 * i], raw[2 * i + 1]};
-        for (int h = 0; h < 2; ++h) {
-          s.init[2 * i + h] = -s.zero * sum[h];
-          if (s.has_min) s.sum[2 * i + h] = scale[i] * static_cast<float>(sum[h]);
-        }
-      }
+  const int64_t raw_size = 2 * kTileColumns * steps;
+  auto* raw = arena_.take<int32_t>(pool_.threads() * raw_size);
+  auto* buffer = arena_.take<float>(pool_.threads() * cols);
+  pool_.parallel_for(static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t t = begin; t < end; ++t) {
+      const Tile& tile = tiles[static_cast<size_t>(t)];
+      int32_t* mine = raw + thread * raw_size;
+      for (int64_t c = 0; c < tile.columns; ++c)
+        kernels_.quantize(input_row(x, tile.first + c, buffer + thread * cols), cols, tile.columns,
+                          q + tile.first * cols + c * kStep, scale + tile.first * steps + c, mine + c);
+      for (const Sums& s : sums) fill(s, mine, steps, tile.columns, tile.first * steps);
     }
   });
 
-  std::byte* expanded =
-      scratch_bytes > 0 ? arena_.take<std::byte>(pool_.threads() * ((scratch_bytes + 63) / 64 * 64)) : nullptr;
+  std::byte* unpacked = unpacked_bytes > 0 ? arena_.take<std::byte>(pool_.threads() * unpacked_bytes) : nullptr;
   // Several chunks a thread, so that one that is interrupted does not hold up the others.
-  const int64_t grain = std::max<int64_t>(1, panels / (pool_.threads() * 8));
-  pool_.parallel_for(panels, grain, [&](int64_t begin, int64_t end, int thread) {
+  const int64_t grain = std::max<int64_t>(1, pairs / (pool_.threads() * 8));
+  pool_.parallel_for(pairs, grain, [&](int64_t begin, int64_t end, int thread) {
     size_t index = 0;
-    for (int64_t p = begin; p < end; ++p) {
-      while (index + 1 < parts.size() && p >= parts[index + 1].first_panel) ++index;
+    while (begin < end) {
+      while (index + 1 < parts.size() && begin >= parts[index + 1].first_pair) ++index;
       const Part& part = parts[index];
       const CpuMatrix& w = *part.weight;
-      const int64_t panel = p - part.first_panel, row = panel * kPanelRows;
-      const std::byte* data = w.panels + panel * w.panel_bytes;
-      if (w.panels == nullptr) {
-        std::byte* mine = expanded + thread * ((scratch_bytes + 63) / 64 * 64);
-        w.packing->pack(w.source.data(), w.rows, w.cols, row, reinterpret_cast<uint8_t*>(mine));
-        data = mine;
+      // Panels that pass together by each tile: those of one part, as many as the cache holds.
+      int64_t last = std::min(end, part.first_pair + (w.panel_count() + 1) / 2);
+      last = std::min(last, begin + std::max<int64_t>(1, kPanelBytesAtOnce / (2 * w.panel_bytes)));
+      const std::byte* panels = w.panels;
+      int64_t first_panel = 2 * (begin - part.first_pair);
+      if (panels == nullptr) {
+        last = begin + 1;
+        std::byte* mine = unpacked + thread * unpacked_bytes;
+        for (int64_t p = first_panel; p < std::min(first_panel + 2, w.panel_count()); ++p)
+          w.packing->pack(w.source.data(), w.rows, w.cols, p * kPanelRows,
+                          reinterpret_cast<uint8_t*>(mine + (p - first_panel) * w.panel_bytes));
+        panels = mine - first_panel * w.panel_bytes;
       }
       for (const Tile& tile : tiles) {
         const int64_t base = tile.first * steps;
-        const ActivationTile activations = {q + tile.first * x.cols, scale + base, part.sums->init + 2 * base,
-                                            part.sums->sum + 2 * base};
-        part.kernels->tile[tile.kernel](reinterpret_cast<const uint8_t*>(data), w.cols, w.packing->table,
-                                        activations, out.row(tile.first) + part.column + row, out.stride,
-                                        static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
+        const Sums& s = *part.sums;
+        const ActivationTile activations = {q + tile.first * cols, scale + base, s.init + base * s.groups,
+                                            s.sum + base * s.groups};
+        for (int64_t pair = begin; pair < last; ++pair) {
+          const int64_t panel = first_panel + 2 * (pair - begin), row = panel * kPanelRows;
+          const bool both = panel + 1 < w.panel_count();
+          const int rows = static_cast<int>(std::min<int64_t>(2 * kPanelRows, w.rows - row));
+          part.kernels->tile[both][tile.kernel](
+              reinterpret_cast<const uint8_t*>(panels + panel * w.panel_bytes), w.cols, w.packing->table,
+              activations, {out.row(tile.first) + part.column + row, out.stride, rows, add});
+        }
       }
+      begin = last;
     }
   });
 }
 
-void CpuBackend::matmul_float(const Factor& factor, Tensor x, Tensor out) {
+void CpuBackend::matmul_float(const Factor& factor, const Input& x, Tensor out, bool add) {
   const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
   const FloatMatmulKernels& kernels = *kernels_.matmul_float(w.type);
-  const std::vector<Tile> tiles = tiles_of(x.rows);
-  auto* columns = arena_.take<float>(x.rows * x.cols);  // per tile [feature][column]
-  for_rows(static_cast<int64_t>(tiles.size()), kTileColumns * x.cols, [&](int64_t t) {
-    const Tile& tile = tiles[static_cast<size_t>(t)];
-    for (int c = 0; c < tile.columns; ++c) {
-      const float* from = x.row(tile.first + c);
-      float* to = columns + tile.first * x.cols + c;
-      for (int64_t k = 0; k < x.cols; ++k) to[k * tile.columns] = from[k];
+  const int64_t cols = x.cols();
+  const std::vector<Tile> tiles = tiles_of(x.x.rows);
+  auto* columns = arena_.take<float>(x.x.rows * cols);  // per tile [feature][column]
+  auto* buffer = arena_.take<float>(pool_.threads() * cols);
+  pool_.parallel_for(static_cast<int64_t>(tiles.size()), 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t t = begin; t < end; ++t) {
+      const Tile& tile = tiles[static_cast<size_t>(t)];
+      for (int c = 0; c < tile.columns; ++c) {
+        const float* from = input_row(x, tile.first + c, buffer + thread * cols);
+        float* to = columns + tile.first * cols + c;
+        for (int64_t k = 0; k < cols; ++k) to[k * tile.columns] = from[k];
+      }
     }
   });
+  const int64_t room = w.panels == nullptr ? (w.panel_bytes + 63) / 64 * 64 : 0;
+  std::byte* expanded = room > 0 ? arena_.take<std::byte>(pool_.threads() * room) : nullptr;
   const int64_t grain = std::max<int64_t>(1, w.panel_count() / (pool_.threads() * 8));
-  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
+  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t row = p * kPanelRows;
+      const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row));
+      const std::byte* data = w.panels + p * w.panel_bytes;
+      if (w.panels == nullptr) {
+        std::byte* mine = expanded + thread * room;
+        pack_panel(w.type, w.source.data(), w.rows, w.cols, row, mine);
+        data = mine;
+      }
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * x.cols,
-                                  out.row(tile.first) + row, out.stride,
-                                  static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row)));
+        kernels.tile[tile.kernel](data, w.cols, columns + tile.first * cols,
+                                  {out.row(tile.first) + row, out.stride, rows, add});
     }
   });
 }

@@ -14,24 +14,18 @@ inline void for_lanes(int64_t n, F f) {
 inline f32x16 get(const float* p, int lanes) { return lanes == 16 ? load(p) : load_partial(p, lanes); }
 inline void put(float* p, f32x16 v, int lanes) { lanes == 16 ? store(p, v) : store_partial(p, v, lanes); }
 
-void quantize(const float* x, int64_t n, int8_t* q, int64_t q_stride, float* scale, int64_t scale_stride,
-              int32_t* sums) {
-  for (int64_t s = 0; s < n / kStep;
-       ++s, x += kStep, q += q_stride, scale += scale_stride, sums += 2 * scale_stride) {
+void quantize(const float* x, int64_t n, int64_t width, int8_t* q, float* scale, int32_t* sums) {
+  for (int64_t s = 0; s < n / kStep; ++s, x += kStep, q += width * kStep, scale += width, sums += 2 * width) {
     const f32x16 a = load(x), b = load(x + 16);
-    const float largest = max_lane(max(abs(a), abs(b)));
-    // 0 for finite input, NaN otherwise: a NaN or infinite activation must reach the logits, not vanish in a
-    // cast.
-    const float poison = sum(fma(a, zero(), mul(b, zero())));
+    const float largest = largest_magnitude(a, b);
     // Blocks so small that the quotient could overflow count as zero.
     const float inverse = largest > 1e-36f ? 127.0f / largest : 0.0f;
-    *scale = largest / 127.0f + poison;
-    const f32x16 whole[2] = {round(mul(a, set(inverse))), round(mul(b, set(inverse)))};
-    for (int h = 0; h < 2; ++h) {
-      store_i8(q + 16 * h, whole[h]);
-      const float total = sum(whole[h]);  // exact: at most 16 x 127
-      sums[h] = total == total ? static_cast<int32_t>(total) : 0;
-    }
+    // A NaN or infinite activation must reach the logits, not vanish in a cast.
+    *scale = largest < __builtin_inff() ? largest / 127.0f : __builtin_nanf("");
+    store_i8(q, round(mul(a, set(inverse))));
+    store_i8(q + 16, round(mul(b, set(inverse))));
+    sums[0] = sum_i8(q);
+    sums[width] = sum_i8(q + 16);
   }
 }
 
@@ -74,6 +68,22 @@ void gelu_gate(const float* gate, const float* up, int64_t n, float* out) {
   });
 }
 
+void rope_halves(float* head, const float* table, int64_t n) {
+  for_lanes(n, [&](int64_t i, int lanes) {
+    const f32x16 a = get(head + i, lanes), b = get(head + n + i, lanes);
+    const f32x16 cosine = get(table + i, lanes), sine = get(table + n + i, lanes);
+    put(head + i, fnma(b, sine, mul(a, cosine)), lanes);
+    put(head + n + i, fma(b, cosine, mul(a, sine)), lanes);
+  });
+}
+
+void rope_adjacent(float* head, const float* table, int64_t n) {
+  for_lanes(n, [&](int64_t i, int lanes) {
+    const f32x16 x = get(head + i, lanes);
+    put(head + i, fma(swap_pairs(x), get(table + n + i, lanes), mul(x, get(table + i, lanes))), lanes);
+  });
+}
+
 void to_half(const float* x, int64_t n, uint16_t* out) {
   for_lanes(n, [&](int64_t i, int lanes) {
     if (lanes == 16) return store_half(out + i, load(x + i));
@@ -84,26 +94,34 @@ void to_half(const float* x, int64_t n, uint16_t* out) {
 }
 
 int64_t int8_ops(int64_t steps) {
-  constexpr int kSums = 12;  // independent ones: enough to hide the latency, few enough for the registers
-  alignas(64) uint8_t weights[512];
-  alignas(64) int8_t x[kSums * kStep];
-  for (int i = 0; i < 512; ++i) weights[i] = static_cast<uint8_t>(i & 15);
-  for (int i = 0; i < kSums * kStep; ++i) x[i] = static_cast<int8_t>(i % 7);
-  u8x64 code[8];
-  for (int q = 0; q < 8; ++q) code[q] = load_bytes(weights + 64 * q);
-  const int32_t init = 0;
-  i32x16 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = dot<8, 4, 0>(code, x, &init);
-  for (int64_t s = 1; s < steps; ++s) {
-    asm volatile("" ::: "memory");  // the activations may have changed: nothing moves out of the loop
-    for (int q = 0; q < 8; ++q) {
-      PYLLM_UNROLL
-      for (int i = 0; i < kSums; ++i) accumulate(sums[i], code[q], x + i * kStep + 4 * q);
+  // Sums enough to hide the latency of the products, few enough to stay in registers beside the codes.
+  constexpr int kColumns = 12 / kTilePanels;
+  alignas(64) uint8_t weights[64 * kTilePanels];
+  alignas(64) int8_t x[kColumns * kStep];
+  for (int i = 0; i < 64 * kTilePanels; ++i) weights[i] = static_cast<uint8_t>(i % 13);
+  for (int i = 0; i < kColumns * kStep; ++i) x[i] = static_cast<int8_t>(i % 7);
+  u8x64 code[kTilePanels][8];
+  for (int p = 0; p < kTilePanels; ++p)
+    for (int q = 0; q < 8; ++q) code[p][q] = load_bytes(weights + 64 * p);
+  i32x16 sums[kColumns][kTilePanels];
+  PYLLM_UNROLL
+  for (int c = 0; c < kColumns; ++c)
+    for (int p = 0; p < kTilePanels; ++p) sums[c][p] = set_int(0);
+  for (int64_t s = 0; s < steps; ++s) {
+    asm volatile("" : "+m"(x));  // may have changed: nothing moves out of the loop
+    PYLLM_UNROLL
+    for (int c = 0; c < kColumns; ++c) {
+      i32x16 d[kTilePanels];
+      for (int p = 0; p < kTilePanels; ++p) d[p] = sums[c][p];
+      dot<8, 4, 0>(d, code, x + c * kStep);
+      for (int p = 0; p < kTilePanels; ++p) sums[c][p] = d[p];
     }
   }
   f32x16 total = zero();
-  for (int i = 0; i < kSums; ++i) total = add(total, to_float(sums[i]));
-  return max_lane(total) < 0 ? -1 : steps * kSums * kStep * kPanelRows * 2;
+  PYLLM_UNROLL
+  for (int c = 0; c < kColumns; ++c)
+    for (int p = 0; p < kTilePanels; ++p) total = add(total, to_float(sums[c][p]));
+  return max_lane(total) < 0.0f ? -1 : steps * kColumns * kTilePanels * kStep * kPanelRows * 2;
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

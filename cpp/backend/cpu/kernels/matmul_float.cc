@@ -21,7 +21,7 @@ struct AsBF16 {
 };
 
 template <typename As, int N>
-void tile(const void* panel, int64_t columns, const float* x, float* out, int64_t stride, int rows) {
+void tile(const void* panel, int64_t columns, const float* x, const OutputTile& out) {
   const auto* w = static_cast<const typename As::Element*>(panel);
   f32x16 acc[N];
   for (int c = 0; c < N; ++c) acc[c] = zero();
@@ -30,11 +30,15 @@ void tile(const void* panel, int64_t columns, const float* x, float* out, int64_
     PYLLM_UNROLL
     for (int c = 0; c < N; ++c) acc[c] = fma(weight, set(x[k * N + c]), acc[c]);
   }
-  for (int c = 0; c < N; ++c) store_partial(out + c * stride, acc[c], rows);
+  for (int c = 0; c < N; ++c) {
+    float* to = out.data + c * out.stride;
+    if (out.add) acc[c] = add(load_partial(to, out.rows), acc[c]);
+    store_partial(to, acc[c], out.rows);
+  }
 }
 
 template <typename As>
-constexpr FloatMatmulKernels kTiles = {{tile<As, 1>, tile<As, 2>, tile<As, 4>, tile<As, 8>, tile<As, 16>}};
+constexpr FloatMatmulKernels kTiles = {{tile<As, 1>, tile<As, 2>, tile<As, 4>, tile<As, 8>}};
 
 }  // namespace
 

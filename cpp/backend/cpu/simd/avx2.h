@@ -90,6 +90,7 @@ inline f32x16 select(int first, int last, f32x16 a, f32x16 b) {
   return {_mm256_blendv_ps(b.lo, a.lo, lanes_inside(first, last, 0)),
           _mm256_blendv_ps(b.hi, a.hi, lanes_inside(first, last, 8))};
 }
+inline f32x16 swap_pairs(f32x16 a) { return {_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)}; }
 inline float sum(f32x16 a) {
   const __m256 eight = _mm256_add_ps(a.lo, a.hi);
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -107,6 +108,23 @@ inline void store_i8(int8_t* p, f32x16 a) {
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
   const __m128i low = _mm256_castsi256_si128(ordered), high = _mm256_extracti128_si256(ordered, 1);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(low, high));
+}
+inline float largest_magnitude(f32x16 a, f32x16 b) {
+  const __m256i mask = _mm256_set1_epi32(0x7fffffff);
+  const auto magnitude = [&](__m256 v) { return _mm256_and_si256(_mm256_castps_si256(v), mask); };
+  const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(magnitude(a.lo), magnitude(a.hi)),
+                                         _mm256_max_epi32(magnitude(b.lo), magnitude(b.hi)));
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+  four = _mm_min_epi32(four, _mm_set1_epi32(0x7f800000));
+  return _mm_cvtss_f32(_mm_castsi128_ps(four));
+}
+inline int32_t sum_i8(const int8_t* p) {
+  const __m128i biased =
+      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-128));
+  const __m128i halves = _mm_sad_epu8(biased, _mm_setzero_si128());
+  return _mm_cvtsi128_si32(halves) + _mm_extract_epi16(halves, 4) - 16 * 128;
 }
 inline f32x16 to_float(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 
@@ -135,44 +153,64 @@ inline __m256i quad(const int8_t* a) {
   return _mm256_set1_epi32(four);
 }
 
-inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
-  const __m256i x = quad(a), ones = _mm256_set1_epi16(1);
-  r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(code.lo, x), ones));
-  r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(code.hi, x), ones));
+inline i32x16 set_int(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+inline i32x16 load_int(const int32_t* p) {
+  const auto* v = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(v), _mm256_loadu_si256(v + 1)};
+}
+inline void store_int(int32_t* p, i32x16 a) {
+  auto* v = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(v, a.lo);
+  _mm256_storeu_si256(v + 1, a.hi);
+}
+
+inline constexpr int kTilePanels = 1;
+constexpr int code_quads(int) { return 8; }
+
+template <int kBits, int kZero>
+inline constexpr bool signed_codes = kBits == 8 && kZero == 128;
+
+template <int kBits, int kZero>
+inline i32x16 dot_start(const int32_t* init) {
+  return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
 }
 
 // vpmaddubsw adds two products in 16 bits. Codes of up to 7 bits fit (2 x 127 x 127), of 4 bits even eight
 // times over; signed bytes (8 bits, zero 128) go in as magnitudes, their sign moved to the activation.
 template <int kQuads, int kBits, int kZero>
-inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
+inline void dot_panel(i32x16& r, const u8x64* codes, const int8_t* a) {
   const __m256i ones = _mm256_set1_epi16(1);
-  if constexpr (kBits == 8 && kZero == 128) {
-    const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
-    i32x16 r = {_mm256_setzero_si256(), _mm256_setzero_si256()};
-    for (int q = 0; q < kQuads; ++q) {
-      const __m256i x = quad(a + 4 * q);
-      const __m256i lo = _mm256_xor_si256(codes[q].lo, flip), hi = _mm256_xor_si256(codes[q].hi, flip);
-      const __m256i p = _mm256_maddubs_epi16(_mm256_abs_epi8(lo), _mm256_sign_epi8(x, lo));
-      const __m256i s = _mm256_maddubs_epi16(_mm256_abs_epi8(hi), _mm256_sign_epi8(x, hi));
-      r = {_mm256_add_epi32(r.lo, _mm256_madd_epi16(p, ones)),
-           _mm256_add_epi32(r.hi, _mm256_madd_epi16(s, ones))};
-    }
-    return r;
-  } else if constexpr (kBits <= 4) {
+  if constexpr (kBits <= 4) {
     __m256i lo = _mm256_setzero_si256(), hi = lo;
     for (int q = 0; q < kQuads; ++q) {
       const __m256i x = quad(a + 4 * q);
       lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(codes[q].lo, x));
       hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(codes[q].hi, x));
     }
-    const __m256i start = _mm256_set1_epi32(*init);
-    return {_mm256_add_epi32(start, _mm256_madd_epi16(lo, ones)),
-            _mm256_add_epi32(start, _mm256_madd_epi16(hi, ones))};
-  } else {
-    i32x16 r = {_mm256_set1_epi32(*init), _mm256_set1_epi32(*init)};
-    for (int q = 0; q < kQuads; ++q) accumulate(r, codes[q], a + 4 * q);
-    return r;
+    r = {_mm256_add_epi32(r.lo, _mm256_madd_epi16(lo, ones)),
+         _mm256_add_epi32(r.hi, _mm256_madd_epi16(hi, ones))};
+    return;
   }
+  for (int q = 0; q < kQuads; ++q) {
+    const __m256i x = quad(a + 4 * q);
+    __m256i lo = codes[q].lo, hi = codes[q].hi, x_lo = x, x_hi = x;
+    if constexpr (signed_codes<kBits, kZero>) {
+      const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
+      lo = _mm256_xor_si256(lo, flip);
+      hi = _mm256_xor_si256(hi, flip);
+      x_lo = _mm256_sign_epi8(x, lo);
+      x_hi = _mm256_sign_epi8(x, hi);
+      lo = _mm256_abs_epi8(lo);
+      hi = _mm256_abs_epi8(hi);
+    }
+    r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(lo, x_lo), ones));
+    r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(hi, x_hi), ones));
+  }
+}
+
+template <int kQuads, int kBits, int kZero, int kPanels>
+inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
+  for (int p = 0; p < kPanels; ++p) dot_panel<kQuads, kBits, kZero>(r[p], codes[p], a);
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

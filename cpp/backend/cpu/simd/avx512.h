@@ -60,6 +60,7 @@ inline f32x16 select(int first, int last, f32x16 a, f32x16 b) {
   const __mmask16 inside = static_cast<__mmask16>(((1u << last) - 1) & ~((1u << first) - 1));
   return {_mm512_mask_blend_ps(inside, b.v, a.v)};
 }
+inline f32x16 swap_pairs(f32x16 a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 inline float sum(f32x16 a) {
   const __m256 upper = _mm512_extractf32x8_ps(a.v, 1);
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), upper);
@@ -76,6 +77,27 @@ inline float max_lane(f32x16 a) {
 }
 inline void store_i8(int8_t* p, f32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+// The largest magnitude of both, infinite where a lane is NaN or infinite: as integers, magnitudes have the
+// order of the numbers, and NaN lies above all.
+inline float largest_magnitude(f32x16 a, f32x16 b) {
+  const __m512i mask = _mm512_set1_epi32(0x7fffffff);
+  const __m512i x = _mm512_and_si512(_mm512_castps_si512(a.v), mask);
+  const __m512i y = _mm512_and_si512(_mm512_castps_si512(b.v), mask);
+  const __m512i both = _mm512_max_epi32(x, y);
+  const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
+  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
+  four = _mm_min_epi32(four, _mm_set1_epi32(0x7f800000));
+  return _mm_cvtss_f32(_mm_castsi128_ps(four));
+}
+// The sum of 16 bytes.
+inline int32_t sum_i8(const int8_t* p) {
+  const __m128i biased =
+      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-128));
+  const __m128i halves = _mm_sad_epu8(biased, _mm_setzero_si128());
+  return _mm_cvtsi128_si32(halves) + _mm_extract_epi16(halves, 4) - 16 * 128;
 }
 inline f32x16 to_float(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
@@ -94,17 +116,28 @@ inline u8x64 lookup(u8x64 index, const uint8_t* table) {
   return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(once), index.v)};
 }
 
-inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
-  int32_t quad;
-  __builtin_memcpy(&quad, a, 4);
-  r.v = _mm512_dpbusd_epi32(r.v, code.v, _mm512_set1_epi32(quad));
+inline i32x16 set_int(int32_t x) { return {_mm512_set1_epi32(x)}; }
+inline i32x16 load_int(const int32_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_int(int32_t* p, i32x16 a) { _mm512_storeu_si512(p, a.v); }
+
+// Two panels share each broadcast: loads would bound one.
+inline constexpr int kTilePanels = 2;
+constexpr int code_quads(int columns) { return columns > 4 ? 4 : 8; }
+
+template <int kBits, int kZero>
+inline i32x16 dot_start(const int32_t* init) {
+  return {kZero == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(*init)};
 }
 
-template <int kQuads, int kBits, int kZero>
-inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
-  i32x16 r = {_mm512_set1_epi32(*init)};
-  for (int q = 0; q < kQuads; ++q) accumulate(r, codes[q], a + 4 * q);
-  return r;
+template <int kQuads, int kBits, int kZero, int kPanels>
+inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
+  for (int q = 0; q < kQuads; ++q) {
+    int32_t quad;
+    __builtin_memcpy(&quad, a + 4 * q, 4);
+    __m512i x = _mm512_set1_epi32(quad);
+    if constexpr (kPanels > 1) asm("" : "+v"(x));  // one broadcast, not an embedded one in every product
+    for (int p = 0; p < kPanels; ++p) r[p].v = _mm512_dpbusd_epi32(r[p].v, codes[p][q].v, x);
+  }
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

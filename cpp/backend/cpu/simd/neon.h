@@ -114,6 +114,9 @@ inline f32x16 select(int first, int last, f32x16 a, f32x16 b) {
           vbslq_f32(lanes_inside(first, last, 8), a.v2, b.v2),
           vbslq_f32(lanes_inside(first, last, 12), a.v3, b.v3)};
 }
+inline f32x16 swap_pairs(f32x16 a) {
+  return {vrev64q_f32(a.v0), vrev64q_f32(a.v1), vrev64q_f32(a.v2), vrev64q_f32(a.v3)};
+}
 inline float sum(f32x16 a) {
   const float32x4_t four = vaddq_f32(vaddq_f32(a.v0, a.v2), vaddq_f32(a.v1, a.v3));
   return vpadds_f32(vadd_f32(vget_low_f32(four), vget_high_f32(four)));
@@ -131,6 +134,20 @@ inline int16x8_t narrow(float32x4_t lo, float32x4_t hi) {
 inline void store_i8(int8_t* p, f32x16 a) {
   vst1q_s8(p, vqmovn_high_s16(vqmovn_s16(narrow(a.v0, a.v1)), narrow(a.v2, a.v3)));
 }
+inline float largest_magnitude(f32x16 a, f32x16 b) {
+  const auto larger = [](float32x4_t x, float32x4_t y) {
+    const uint32x4_t mask = vdupq_n_u32(0x7fffffff);
+    return vmaxq_u32(vandq_u32(vreinterpretq_u32_f32(x), mask), vandq_u32(vreinterpretq_u32_f32(y), mask));
+  };
+  const uint32x4_t four = vmaxq_u32(vmaxq_u32(larger(a.v0, a.v1), larger(a.v2, a.v3)),
+                                    vmaxq_u32(larger(b.v0, b.v1), larger(b.v2, b.v3)));
+  uint32_t bits = vmaxvq_u32(four);
+  if (bits > 0x7f800000) bits = 0x7f800000;
+  float r;
+  __builtin_memcpy(&r, &bits, 4);
+  return r;
+}
+inline int32_t sum_i8(const int8_t* p) { return vaddlvq_s8(vld1q_s8(p)); }
 inline f32x16 to_float(i32x16 a) {
   return {vcvtq_f32_s32(a.v0), vcvtq_f32_s32(a.v1), vcvtq_f32_s32(a.v2), vcvtq_f32_s32(a.v3)};
 }
@@ -159,15 +176,22 @@ inline u8x64 lookup(u8x64 index, const uint8_t* table) {
   return {vqtbl1q_u8(t, index.v0), vqtbl1q_u8(t, index.v1), vqtbl1q_u8(t, index.v2), vqtbl1q_u8(t, index.v3)};
 }
 
-inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
-  int32_t quad;
-  __builtin_memcpy(&quad, a, 4);
-  const int8x16_t x = vreinterpretq_s8_s32(vdupq_n_s32(quad));
-  r.v0 = vdotq_s32(r.v0, vreinterpretq_s8_u8(code.v0), x);
-  r.v1 = vdotq_s32(r.v1, vreinterpretq_s8_u8(code.v1), x);
-  r.v2 = vdotq_s32(r.v2, vreinterpretq_s8_u8(code.v2), x);
-  r.v3 = vdotq_s32(r.v3, vreinterpretq_s8_u8(code.v3), x);
+inline i32x16 set_int(int32_t x) {
+  const int32x4_t v = vdupq_n_s32(x);
+  return {v, v, v, v};
 }
+inline i32x16 load_int(const int32_t* p) {
+  return {vld1q_s32(p), vld1q_s32(p + 4), vld1q_s32(p + 8), vld1q_s32(p + 12)};
+}
+inline void store_int(int32_t* p, i32x16 a) {
+  vst1q_s32(p, a.v0);
+  vst1q_s32(p + 4, a.v1);
+  vst1q_s32(p + 8, a.v2);
+  vst1q_s32(p + 12, a.v3);
+}
+
+inline constexpr int kTilePanels = 1;
+constexpr int code_quads(int) { return 4; }
 
 // r += the products with quad kQuad of the sixteen activations in x.
 template <int kQuad, uint8_t kFlip>
@@ -184,21 +208,27 @@ inline void add_products(i32x16& r, u8x64 code, int8x16_t x) {
 
 // sdot takes signed bytes. Codes of up to 7 bits are that already; those of 8 bits with zero 128 become signed,
 // less their zero, by turning their top bit.
-template <int kQuads, int kBits, int kZero>
-inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
+template <int kBits, int kZero>
+inline constexpr bool signed_codes = kBits == 8 && kZero == 128;
+
+template <int kBits, int kZero>
+inline i32x16 dot_start(const int32_t* init) {
+  return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
+}
+
+template <int kQuads, int kBits, int kZero, int kPanels>
+inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
   static_assert(kQuads % 4 == 0);
-  constexpr bool minus_zero = kBits == 8 && kZero == 128;
-  constexpr uint8_t flip = minus_zero ? 0x80 : 0;
-  const int32x4_t start = vdupq_n_s32(minus_zero ? 0 : *init);
-  i32x16 r = {start, start, start, start};
+  constexpr uint8_t flip = signed_codes<kBits, kZero> ? 0x80 : 0;
   for (int q = 0; q < kQuads; q += 4) {
     const int8x16_t x = vld1q_s8(a + 4 * q);
-    add_products<0, flip>(r, codes[q], x);
-    add_products<1, flip>(r, codes[q + 1], x);
-    add_products<2, flip>(r, codes[q + 2], x);
-    add_products<3, flip>(r, codes[q + 3], x);
+    for (int p = 0; p < kPanels; ++p) {
+      add_products<0, flip>(r[p], codes[p][q], x);
+      add_products<1, flip>(r[p], codes[p][q + 1], x);
+      add_products<2, flip>(r[p], codes[p][q + 2], x);
+      add_products<3, flip>(r[p], codes[p][q + 3], x);
+    }
   }
-  return r;
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

@@ -110,6 +110,11 @@ inline f32x16 select(int first, int last, f32x16 a, f32x16 b) {
   PYLLM_LANES a.lane[i] = i >= first && i < last ? a.lane[i] : b.lane[i];
   return a;
 }
+inline f32x16 swap_pairs(f32x16 a) {  // lane i takes lane i ^ 1
+  f32x16 r;
+  PYLLM_LANES r.lane[i] = a.lane[i ^ 1];
+  return r;
+}
 // Sums over lanes always halve the same way: i + (i + 8), then 4, 2, 1.
 inline float sum(f32x16 a) {
   for (int n = 8; n > 0; n /= 2)
@@ -123,6 +128,22 @@ inline float max_lane(f32x16 a) {
 }
 inline void store_i8(int8_t* p, f32x16 a) {  // whole numbers in -127..127
   PYLLM_LANES p[i] = static_cast<int8_t>(a.lane[i] >= -127.0f && a.lane[i] <= 127.0f ? a.lane[i] : 0.0f);
+}
+// The largest magnitude of both, infinite where a lane is NaN or infinite.
+inline float largest_magnitude(f32x16 a, f32x16 b) {
+  float r = 0.0f;
+  const f32x16 both[2] = {a, b};
+  for (const f32x16& v : both) PYLLM_LANES {
+      const float x = __builtin_fabsf(v.lane[i]);
+      r = !(x < __builtin_inff()) ? __builtin_inff() : x > r ? x : r;
+    }
+  return r;
+}
+// The sum of 16 bytes.
+inline int32_t sum_i8(const int8_t* p) {
+  int32_t r = 0;
+  for (int i = 0; i < 16; ++i) r += p[i];
+  return r;
 }
 inline f32x16 to_float(i32x16 a) {
   f32x16 r;
@@ -150,21 +171,36 @@ inline u8x64 lookup(u8x64 index, const uint8_t* table) {
   return index;
 }
 
-// r += the products of one quad of codes of up to 7 bits with its four activations.
-inline void accumulate(i32x16& r, u8x64 code, const int8_t* a) {
-  PYLLM_LANES for (int j = 0; j < 4; ++j) r.lane[i] += code.lane[4 * i + j] * a[j];
-}
-
-// Exact dot products of kQuads x 4 codes with as many activations, per row (lane):
-// result[row] = sum over q, j of (codes[q][4 row + j] - kZero) * a[4 q + j].
-// `init` is -kZero times the sum of the activations, for whoever multiplies the raw codes.
-template <int kQuads, int kBits, int kZero>
-inline i32x16 dot(const u8x64* codes, const int8_t* a, const int32_t* init) {
+inline i32x16 set_int(int32_t x) {
   i32x16 r;
-  PYLLM_LANES r.lane[i] = *init;
-  for (int q = 0; q < kQuads; ++q)
-    PYLLM_LANES for (int j = 0; j < 4; ++j) r.lane[i] += codes[q].lane[4 * i + j] * a[4 * q + j];
+  PYLLM_LANES r.lane[i] = x;
   return r;
+}
+inline i32x16 load_int(const int32_t* p) {
+  i32x16 r;
+  PYLLM_LANES r.lane[i] = p[i];
+  return r;
+}
+inline void store_int(int32_t* p, i32x16 a) { PYLLM_LANES p[i] = a.lane[i]; }
+
+// How a tile is laid over the registers: panels that it covers at once, and quads of codes of each panel that
+// are unpacked at a time (4, or all 8 of a step) for so many columns.
+inline constexpr int kTilePanels = 1;
+constexpr int code_quads(int) { return 8; }
+
+// Exact dot products of kQuads x 4 codes with as many activations, per panel and row (lane):
+// r[panel][row] += sum over q, j of codes[panel][q][4 row + j] * a[4 q + j].
+// A sum starts from -kZero times the sum of its activations, which takes the codes' zero off; where an
+// instruction set takes signed codes it starts from 0 and takes the zero off each code.
+template <int kBits, int kZero>
+inline i32x16 dot_start(const int32_t* init) {
+  return set_int(kZero == 0 ? 0 : *init);
+}
+template <int kQuads, int kBits, int kZero, int kPanels>
+inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
+  for (int p = 0; p < kPanels; ++p)
+    for (int q = 0; q < kQuads; ++q)
+      PYLLM_LANES for (int j = 0; j < 4; ++j) r[p].lane[i] += codes[p][q].lane[4 * i + j] * a[4 * q + j];
 }
 
 #undef PYLLM_LANES

@@ -1,0 +1,53 @@
+"""One request as it grows: the engine's events in, pieces of its answers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyllm.answer import Answer
+from pyllm.errors import PyllmError
+
+if TYPE_CHECKING:
+    from pyllm import _core
+    from pyllm.completion import Piece
+    from pyllm.sampling import SamplingParams
+    from pyllm.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt made ready for the engine."""
+
+    tokens: list[int]
+    params: SamplingParams
+    core: _core.SamplingParams
+
+
+class Generation:
+    """The params.n answers to one job. `id`: of the engine's request. `started`: when it was asked for, in
+    time.perf_counter() seconds."""
+
+    def __init__(self, id: int, job: Job, tokenizer: Tokenizer, started: float, load_s: float) -> None:
+        self.id = id
+        self._open = {
+            index: Answer(job.params, tokenizer, index, len(job.tokens), started, load_s)
+            for index in range(job.params.n)
+        }
+
+    @property
+    def done(self) -> bool:
+        """Whether all answers have ended. The engine may not know: a stop string ends an answer here."""
+        return not self._open
+
+    def take(self, event: _core.Event, now: float) -> Piece | None:
+        """The piece that the request's next event gives, if any. PyllmError when the request failed."""
+        answer = self._open.get(event.index)
+        if answer is None:
+            return None  # of an answer that a stop string has ended
+        if event.finish_reason == "error":
+            raise PyllmError(event.detail)
+        piece = answer.add(event, now)
+        if answer.completion is not None:
+            del self._open[event.index]
+        return piece

@@ -1,0 +1,110 @@
+"""The routes, and what stands around them."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pyllm import __version__
+from pyllm.server import protocol
+from pyllm.server.chat import Chat
+from pyllm.server.completions import Completions
+from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.exchange import exchange_of
+from pyllm.server.gate import Gate, as_api_error
+from pyllm.server.openapi import document
+from pyllm.server.status import StatusRoutes
+from pyllm.server.stream import json_response
+from pyllm.server.tokens import TokenRoutes
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from pyllm.server.service import Service
+
+
+@dataclass(frozen=True)
+class Route:
+    """`takes`, `gives`: msgspec forms of the request and the answer. `events`: of each event, if it streams."""
+
+    method: str
+    path: str
+    endpoint: Callable[[Request], Awaitable[Response]]
+    takes: type | None = None
+    gives: type | None = None
+    events: type | None = None
+
+
+def routes(service: Service) -> list[Route]:
+    """All endpoints. Another family of them is a file of its own and its lines here."""
+    chat, completions = Chat(service), Completions(service)
+    tokens, status = TokenRoutes(service), StatusRoutes(service)
+    p = protocol
+    return [
+        Route("POST", "/v1/chat/completions", chat.create, p.ChatRequest, p.ChatCompletion, events=p.ChatChunk),
+        Route(
+            "POST",
+            "/v1/completions",
+            completions.create,
+            p.CompletionRequest,
+            p.Completion,
+            events=p.Completion,
+        ),
+        Route("GET", "/v1/models", status.models, gives=p.ModelList),
+        Route("GET", "/v1/models/{model:path}", status.model, gives=p.ModelCard),
+        Route("POST", "/tokenize", tokens.tokenize, p.TokenizeRequest, p.Tokens),
+        Route("POST", "/detokenize", tokens.detokenize, p.DetokenizeRequest, p.Content),
+        Route("GET", "/health", status.health, gives=p.Status),
+        Route("GET", "/ready", status.ready, gives=p.Status),
+        Route("GET", "/metrics", status.metrics),
+    ]
+
+
+def create_app(service: Service) -> ASGIApp:
+    """The whole server as an ASGI application."""
+    # No pages of interactive documentation: they load scripts from elsewhere.
+    app = FastAPI(
+        title="pyllm",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    table = routes(service)
+    for route in table:
+        app.add_api_route(route.path, route.endpoint, methods=[route.method], response_model=None)
+    described = document(table)
+
+    async def openapi(request: Request) -> Response:
+        """This interface, for machines."""
+        return json_response(described)
+
+    app.add_api_route("/openapi.json", openapi, methods=["GET"], response_model=None)
+
+    async def explain(request: Request, error: Exception) -> Response:
+        told = as_api_error(error)
+        # Not the message: it may hold what the user wrote.
+        exchange_of(request).note = " ".join(filter(None, (told.code or told.kind, told.param)))
+        return json_response(told.document(), told.status, told.headers)
+
+    kinds: tuple[Any, ...] = (ApiError, ClientLeftError, HTTPException, Exception)
+    for kind in kinds:
+        app.add_exception_handler(kind, explain)
+    gate: ASGIApp = Gate(app, service, frozenset(route.path for route in table) | {"/openapi.json"})
+    if origins := service.options.cors_origins:
+        gate = CORSMiddleware(
+            gate,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return gate

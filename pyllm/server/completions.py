@@ -1,0 +1,224 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pyllm.errors import PyllmError
+from pyllm.server.chat import start
+from pyllm.server.errors import bad_request, from_pyllm
+from pyllm.server.exchange import Exchange, exchange_of
+from pyllm.server.fields import completion_params, refuse_not_honoured
+from pyllm.server.logprobs import CompletionLogprobsWriter
+from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from pyllm.server.score import prompt_logprobs
+from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
+from pyllm.server.tally import Tally
+
+if TYPE_CHECKING:
+    from pyllm.completion import Completion as Done
+    from pyllm.completion import Logprob, Piece
+    from pyllm.generation import Job
+    from pyllm.server.engine import Answers
+    from pyllm.server.service import ServedModel, Service
+
+
+class Completions:
+    """The endpoint."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def create(self, request: Request) -> Response:
+        """Continue one or several texts, whole or as a stream of events."""
+        service, exchange = self._service, exchange_of(request)
+        service.check_ready()
+        place = exchange.stack.enter_context(service.admission.place())
+        body, document = await service.read(request, CompletionRequest)
+        refuse_not_honoured(document)
+        model = service.model(body.model)
+        jobs = await self._jobs(model, body)
+        place.grow(sum(job.params.n for job in jobs))
+        exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
+        echoes = await self._echoes(request, model, jobs, body, exchange) if body.echo else []
+        generated = [] if body.max_tokens == 0 else jobs
+        answers = start(service, model, generated, body, exchange)
+        answer = _Answer(model, jobs, echoes, exchange, body)
+        if body.stream:
+            exchange.streamed = True
+            return EventStream(answer.frames(answers), answers)
+        async with watching(request.receive, answers):
+            return json_response(await answer.whole(answers))
+
+    async def _jobs(self, model: ServedModel, body: CompletionRequest) -> list[Job]:
+        service, llm = self._service, model.llm
+        params = completion_params(body, model.defaults, service.options)
+        prompts = _prompts(body)
+        if not prompts:
+            raise bad_request("prompt: expected at least one, got none", "prompt")
+        if len(prompts) * params.n > service.options.max_n:
+            limit = service.options.max_n
+            raise bad_request(
+                f"prompt: {len(prompts)} with n {params.n} are more than the {limit} answers of a request",
+                "prompt",
+            )
+
+        def prepare() -> list[Job]:
+            return [llm.job(llm.tokenizer.encode(p) if isinstance(p, str) else p, params) for p in prompts]
+
+        try:
+            return await service.in_worker(prepare)
+        except PyllmError as error:
+            raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
+
+    async def _echoes(
+        self,
+        request: Request,
+        model: ServedModel,
+        jobs: list[Job],
+        body: CompletionRequest,
+        exchange: Exchange,
+    ) -> list[_Echo]:
+        """The prompts as they will be repeated; with log-probabilities where they are asked for."""
+        prompts, echoes = _prompts(body), []
+        left = threading.Event()
+        exchange.stack.callback(left.set)
+        options = {"cache_salt": self._service.salt(exchange, body.cache_salt), "priority": body.priority or 0}
+        for prompt, job in zip(prompts, jobs, strict=True):
+            text = prompt if isinstance(prompt, str) else model.llm.tokenizer.decode(job.tokens)
+            items: list[tuple[int, Logprob | None]] = []
+            if body.logprobs is not None:
+                top = body.logprobs
+                try:
+                    scores = await asyncio.to_thread(prompt_logprobs, model.llm, job.tokens, top, left, options)
+                except PyllmError as error:
+                    raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
+                items = list(zip(job.tokens, scores, strict=True))
+            echoes.append(_Echo(text, items))
+        return echoes
+
+
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
+    """One or several, each a text or token ids."""
+    prompt = body.prompt
+    if isinstance(prompt, str):
+        return [prompt]
+    ids = [item for item in prompt if isinstance(item, int)]
+    if ids and len(ids) == len(prompt):
+        return [ids]
+    many = [item for item in prompt if not isinstance(item, int)]
+    if len(many) < len(prompt) or len({type(item) for item in many}) > 1:
+        raise bad_request("prompt: expected texts, token ids, or lists of token ids, got a mixture", "prompt")
+    return many
+
+
+class _Echo:
+    """A prompt to repeat."""
+
+    def __init__(self, text: str, items: list[tuple[int, Logprob | None]]) -> None:
+        self.text = text
+        self.items = items
+
+
+class _Answer:
+    """Writes one request's answers: choice number = prompt * n + answer."""
+
+    def __init__(
+        self,
+        model: ServedModel,
+        jobs: list[Job],
+        echoes: list[_Echo],
+        exchange: Exchange,
+        body: CompletionRequest,
+    ) -> None:
+        self._model = model
+        self._n = jobs[0].params.n
+        self._count = len(jobs) * self._n
+        self._echoes = echoes
+        self._tally = Tally(exchange, len(jobs))
+        self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
+        self._logprobs = body.logprobs is not None
+        self._writers = [CompletionLogprobsWriter(model.llm.tokenizer) for _ in range(self._count)]
+        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+        self._echo_only = body.max_tokens == 0
+
+    async def whole(self, answers: Answers) -> Completion:
+        """All of it at once."""
+        choices = {number: self._echo_choice(number) for number in range(self._count)}
+        while pieces := await answers.next():
+            self._tally.first_token()
+            for job, piece in pieces:
+                if piece.completion is not None:
+                    self._tally.add(job, piece.completion)
+                    self._finish(choices[job * self._n + piece.answer], piece.completion)
+        done = self._document([choices[number] for number in range(self._count)])
+        done.usage, done.timings = self._tally.usage(), self._tally.timings()
+        return done
+
+    async def frames(self, answers: Answers) -> AsyncIterator[bytes]:
+        """As events."""
+        if self._echoes:
+            echoed = [self._echo_choice(number) for number in range(self._count)]
+            yield b"".join(frame(self._chunk([choice])) for choice in echoed)
+        while pieces := await answers.next():
+            self._tally.first_token()
+            yield b"".join(frame(self._chunk([self._part(job, piece)])) for job, piece in pieces)
+        if self._include_usage:
+            last = self._document([])
+            last.usage, last.timings = self._tally.usage(), self._tally.timings()
+            yield frame(last) + DONE
+        else:
+            yield DONE
+
+    def _echo_choice(self, number: int) -> CompletionChoice:
+        """A choice as far as its prompt goes."""
+        choice = CompletionChoice(number, "", finish_reason="length" if self._echo_only else None)
+        echo = self._echoes[number // self._n] if self._echoes else _Echo("", [])
+        choice.text = echo.text
+        if self._logprobs:
+            choice.logprobs = self._writers[number].write(echo.items)
+        return choice
+
+    def _finish(self, choice: CompletionChoice, done: Done) -> None:
+        choice.text += done.text
+        choice.finish_reason = done.finish_reason
+        if choice.logprobs is not None:
+            _extend(choice.logprobs, self._writers[choice.index].write(_items(done.logprobs)))
+
+    def _part(self, job: int, piece: Piece) -> CompletionChoice:
+        number = job * self._n + piece.answer
+        if piece.completion is not None:
+            self._tally.add(job, piece.completion)
+        logprobs = self._writers[number].write(_items(piece.logprobs)) if self._logprobs else None
+        return CompletionChoice(number, str.__str__(piece), logprobs, piece.finish_reason)
+
+    def _chunk(self, choices: list[CompletionChoice]) -> Completion:
+        chunk = self._document(choices)
+        if self._include_usage:
+            chunk.usage = None
+        elif choices[0].finish_reason:
+            chunk.timings = self._tally.timings()
+        return chunk
+
+    def _document(self, choices: list[CompletionChoice]) -> Completion:
+        return Completion(self._id, self._created, self._model.id, choices)
+
+
+def _items(logprobs: tuple[Logprob, ...] | None) -> list[tuple[int, Logprob | None]]:
+    return [(item.token_id, item) for item in logprobs or ()]
+
+
+def _extend(whole: CompletionLogprobs, part: CompletionLogprobs) -> None:
+    whole.tokens += part.tokens
+    whole.token_logprobs += part.token_logprobs
+    whole.top_logprobs += part.top_logprobs
+    whole.text_offset += part.text_offset

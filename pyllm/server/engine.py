@@ -1,0 +1,160 @@
+"""Between the engine's thread and the event loop's tasks: one wake-up of the loop per step, not per token."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from pyllm.engine_thread import EngineEndedError
+from pyllm.errors import PyllmError
+from pyllm.server.errors import ApiError, ClientLeftError, not_ready
+
+if TYPE_CHECKING:
+    from pyllm.completion import Piece
+    from pyllm.engine_thread import Mail
+    from pyllm.generation import Generation, Job
+    from pyllm.llm import LLM
+
+
+class Answers:
+    """What one HTTP request waits for: the pieces of all its jobs as they come. For one task."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._ids: set[int] = set()  # of generations that go on
+        self._pieces: list[tuple[int, Piece]] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self.started = time.perf_counter()
+        self.last = 0.0  # when the last piece came
+
+    async def next(self) -> list[tuple[int, Piece]]:
+        """(which job, piece) of what has come, waiting for at least one; none when all answers have ended.
+
+        ApiError when the request failed, ClientLeftError when nobody waits any more.
+        """
+        while not self._pieces:
+            if self._error is not None:
+                raise self._error
+            if not self._ids:
+                return []
+            self._waiter = self._engine.loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def fail(self, error: Exception) -> None:
+        """Ends everything that still runs; next() raises."""
+        self.close()
+        self._error = self._error or error
+        self._pieces.clear()
+        self._wake()
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self.fail(ClientLeftError())
+
+    def close(self) -> None:
+        """Cancels what still runs."""
+        for id in self._ids:
+            self._engine.forget(id)
+        self._ids.clear()
+
+    def add(self, id: int) -> None:
+        self._ids.add(id)
+
+    def end(self, id: int) -> None:
+        self._ids.discard(id)
+        if not self._ids:
+            self._wake()
+
+    def push(self, job: int, piece: Piece) -> None:
+        self._pieces.append((job, piece))
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class AsyncEngine:
+    """An LLM for the tasks of one event loop. All methods but put() belong to the loop's thread."""
+
+    def __init__(
+        self, llm: LLM, loop: asyncio.AbstractEventLoop, gap: Callable[[float], None] = lambda seconds: None
+    ) -> None:
+        """gap: told the seconds between the pieces of an answer."""
+        self.llm = llm
+        self.loop = loop
+        self.broken = ""  # why the engine has ended
+        self._gap = gap
+        self._running: dict[int, tuple[int, Generation, Answers]] = {}
+
+    def start(self, jobs: Sequence[Job], *, priority: int = 0, cache_salt: str = "") -> Answers:
+        """Submits all jobs. PyllmError names what can never run; then none of them runs."""
+        if self.broken:
+            raise not_ready(self.broken)
+        answers = Answers(self)
+        try:
+            for number, job in enumerate(jobs):
+                generation = self.llm.submit(job, self, priority=priority, cache_salt=cache_salt)
+                self._running[generation.id] = number, generation, answers
+                answers.add(generation.id)
+        except EngineEndedError as error:
+            answers.close()
+            raise not_ready(str(error)) from error
+        except BaseException:
+            answers.close()
+            raise
+        return answers
+
+    @property
+    def running(self) -> int:
+        """Generations that have not ended."""
+        return len(self._running)
+
+    def forget(self, id: int) -> None:
+        """Cancels a generation."""
+        if (entry := self._running.pop(id, None)) is not None:
+            self.llm.cancel(entry[1])
+
+    def fail_all(self, error: Exception) -> None:
+        """Every request that waits fails with `error`."""
+        for answers in {id(entry[2]): entry[2] for entry in self._running.values()}.values():
+            answers.fail(error)
+
+    def put(self, mail: Mail) -> None:
+        """A step's events, from the engine's thread."""
+        try:
+            self.loop.call_soon_threadsafe(self._deliver, mail)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits any more
+
+    def _deliver(self, mail: Mail) -> None:
+        if isinstance(mail, EngineEndedError):
+            self.broken = self.broken or str(mail)
+            self.fail_all(not_ready(self.broken))
+            return
+        now, events = mail
+        for event in events:
+            if (entry := self._running.get(event.id)) is None:
+                continue
+            number, generation, answers = entry
+            try:
+                piece = generation.take(event, now)
+            except PyllmError as error:
+                answers.fail(ApiError(500, str(error), code="generation_failed"))
+                continue
+            if piece is not None:
+                if 0 < answers.last < now:
+                    self._gap(now - answers.last)
+                answers.last = now
+                answers.push(number, piece)
+            if generation.done:
+                self.forget(event.id)
+                answers.end(event.id)

@@ -718,6 +718,8 @@ def test_what_templates_render_parses_back(tokenizer: Tokenizer, name: str) -> N
             {"id": f"call0000{i}", "type": "function", "function": {"name": "get_weather", "arguments": a}}
             for i, a in enumerate(arguments)
         ]
+        if name == "openai-gpt-oss-120b" and len(made) > 1:
+            continue  # it renders the first only
         answer: dict[str, Any] = {"role": "assistant", "content": content}
         if made:
             answer["tool_calls"] = made
@@ -736,8 +738,6 @@ def test_what_templates_render_parses_back(tokenizer: Tokenizer, name: str) -> N
             text = shorter.removesuffix(next(end for end in ENDS if shorter.endswith(end)))
         found = parse([text], dialect.format, dialect.thinking, prompt, [WEATHER])
         assert parse(list(text), dialect.format, dialect.thinking, prompt, [WEATHER]) == found
-        if name == "openai-gpt-oss-120b" and made and content:  # on the channel of reasoning
-            content, reasoning = "", content
         assert found.content.strip() == (content if content in text else "")
         assert found.reasoning == (reasoning if reasoning in text else "")
         assert [(c.name, json.loads(c.arguments)) for c in found.calls] == [

@@ -2,10 +2,10 @@
 
     python tests/bench/start.py MODEL.gguf [--repeat 5] [--no-pack] [--json FILE]
 
-Every run is a process of its own. The first one with an empty PYLLM_HOME packs the weights, the others find them;
-run it twice to have all the same. Seconds since the process began: Python is up, the library is imported, the model
-is ready, the first token is there; then the peak of resident memory, and what of the end's is the process's own
-(anonymous) and what the page cache's (file).
+Every run is a process of its own. The first one with an empty PYLLM_HOME packs the weights, the others find
+them; run it twice to have all the same. Seconds since the process began: Python is up, the library is imported,
+the model is ready, the first token is there (and `load`, from the file to ready); then the peak of resident
+memory, and what of the end's is the process's own (anonymous) and what the page cache's (file).
 """
 
 from __future__ import annotations

@@ -164,18 +164,24 @@ class Tokenizer:
         detokenizer = self.detokenizer(skip_special=skip_special, start=True)
         return "".join([detokenizer.push(token) for token in ids]) + detokenizer.flush()
 
-    def detokenizer(self, skip_special: bool = True, start: bool = False) -> Detokenizer:
+    def detokenizer(
+        self, skip_special: bool = True, start: bool = False, visible: Iterable[int] = ()
+    ) -> Detokenizer:
         """For text that arrives token by token. start: the ids begin a text, see `decode`; leave it False for
-        generated tokens, whose leading space belongs to the text."""
-        return Detokenizer(self, skip_special, start and self.vocabulary.add_space_prefix)
+        generated tokens, whose leading space belongs to the text. visible: control tokens that are text all the
+        same."""
+        return Detokenizer(self, skip_special, start and self.vocabulary.add_space_prefix, visible)
 
 
 class Detokenizer:
     """Turns tokens into text one by one: never half a character, and never one lost."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool, strip_space: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special: bool, strip_space: bool, visible: Iterable[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._visible = frozenset(visible)
         self._strip_space = strip_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -183,7 +189,7 @@ class Detokenizer:
         """The text that this token completes; empty while a character still lacks bytes."""
         piece = self._tokenizer.piece_bytes(token)
         if self._tokenizer.is_special(token):
-            if self._skip_special:
+            if self._skip_special and token not in self._visible:
                 return ""
             if token != self._tokenizer.bos:
                 self._strip_space = False

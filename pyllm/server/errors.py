@@ -64,3 +64,8 @@ def from_pyllm(error: PyllmError, fields: frozenset[str] = frozenset()) -> ApiEr
 def not_ready(reason: str, retry_after: int = 5) -> ApiError:
     """While loading, while draining, and when the engine has died."""
     return ApiError(503, reason, code="not_ready", headers={"retry-after": str(retry_after)})
+
+
+def internal(error: Exception) -> ApiError:
+    """Our own mistake: the log has the traceback, the client gets no details."""
+    return ApiError(500, "the server failed; its log tells where", code="internal_error")

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from pyllm.server.auth import Hosts, Keys
-from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.errors import ApiError, ClientLeftError, internal
 from pyllm.server.exchange import KEY, Exchange
 from pyllm.server.stream import encoded_error
 
@@ -99,11 +99,6 @@ async def respond(send: Any, error: ApiError, path: str) -> None:
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def internal(error: Exception) -> ApiError:
-    """Our own mistake: the log has the traceback, the client gets no details."""
-    return ApiError(500, "the server failed; its log tells where", code="internal_error")
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -209,20 +209,20 @@ class _Writer:
     def _place(self) -> int:
         return len(self._response.output) - 1
 
-    def _grow(self, what: str, text: str, **more: Any) -> bytes:
+    def _grow(self, what: str, text: str, /, **more: Any) -> bytes:
         return self._of_item(f"response.{what}.delta", delta=text, **more)
 
-    def _done(self, what: str, **more: Any) -> bytes:
+    def _done(self, what: str, /, **more: Any) -> bytes:
         return self._of_item(f"response.{what}.done", **more)
 
     def _part_event(self, what: str, part: dict[str, Any]) -> bytes:
         return self._of_item(f"response.content_part.{what}", content_index=0, part=part)
 
-    def _of_item(self, name: str, **fields: Any) -> bytes:
+    def _of_item(self, event: str, /, **fields: Any) -> bytes:
         id = self._item["id"] if self._item else ""
-        return self._event(name, item_id=id, output_index=self._place, **fields)
+        return self._event(event, item_id=id, output_index=self._place, **fields)
 
-    def _event(self, name: str, **fields: Any) -> bytes:
-        data = _encode({"type": name, "sequence_number": self._number, **fields})
+    def _event(self, event: str, /, **fields: Any) -> bytes:
+        data = _encode({"type": event, "sequence_number": self._number, **fields})
         self._number += 1
-        return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+        return b"event: " + event.encode() + b"\ndata: " + data + b"\n\n"

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from pyllm.server.anthropic import error_message
-from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.errors import ApiError, ClientLeftError, internal
 from pyllm.server.exchange import KEY
 
 if TYPE_CHECKING:
@@ -80,10 +80,17 @@ class EventStream(Response):
                 return
             except ApiError as error:
                 exchange.note = error.code or error.kind
-                name = b"event: error\n" if exchange.path.startswith(ANTHROPIC) else b""
-                data = name + b"data: " + encoded_error(error, exchange.path) + b"\n\n"
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                await self._send_error(error, exchange, send)
+            except Exception as error:
+                await self._send_error(internal(error), exchange, send)
+                raise
+            else:
+                await send({"type": "http.response.body", "body": b""})
+
+    async def _send_error(self, error: ApiError, exchange: Exchange, send: Send) -> None:
+        name = b"event: error\n" if exchange.path.startswith(ANTHROPIC) else b""
+        data = name + b"data: " + encoded_error(error, exchange.path) + b"\n\n"
+        await send({"type": "http.response.body", "body": data})
 
 
 def encoded_error(error: ApiError, path: str) -> bytes:

@@ -286,7 +286,8 @@ def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> Hugging
     if vocabulary.renamed:
         pairs = [pair for pair in pairs if pair[0] + pair[1] not in hidden]
     try:
-        model = BPE(vocab=ids, merges=pairs, ignore_merges=pre.ignore_merges, unk_token=_HOLE)
+        used = ids if pre.ignore_merges else _used(vocabulary, ids)
+        model = BPE(vocab=used, merges=pairs, ignore_merges=pre.ignore_merges, unk_token=_HOLE)
     except Exception:
         model = BPE(
             vocab=ids,
@@ -299,6 +300,15 @@ def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> Hugging
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     return tokenizer
+
+
+def _used(vocabulary: Vocabulary, ids: dict[str, int]) -> dict[str, int]:
+    """`ids` without unused tokens, with which vocabularies are padded by the thousand: text becomes only single
+    characters and what merges name, and where merges name an unused token it is missed."""
+    if TokenType.UNUSED not in vocabulary.types:
+        return ids
+    types = vocabulary.types + bytes([TokenType.NORMAL])  # the hole's
+    return {text: i for text, i in ids.items() if types[i] != TokenType.UNUSED or len(text) == 1}
 
 
 def _texts(tokens: Sequence[bytes]) -> list[str]:

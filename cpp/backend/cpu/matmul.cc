@@ -231,14 +231,19 @@ void CpuBackend::matmul_float(const Factor& factor, const Input& x, Tensor out, 
       }
     }
   });
-  const int64_t grain = std::max<int64_t>(1, w.panel_count() / (pool_.threads() * 8));
-  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t row = p * kPanelRows;
-      const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row));
+  const int64_t pairs = (w.panel_count() + 1) / 2, grain = std::max<int64_t>(1, pairs / (pool_.threads() * 8));
+  const int64_t at_once = std::max<int64_t>(1, kPanelBytesAtOnce / (2 * w.panel_bytes));
+  pool_.parallel_for(pairs, grain, [&](int64_t begin, int64_t end, int) {
+    for (int64_t last; begin < end; begin = last) {
+      last = std::min(end, begin + at_once);
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * cols,
-                                  {out.row(tile.first) + row, out.stride, rows, add});
+        for (int64_t panel = 2 * begin; panel < 2 * last; panel += 2) {
+          const int64_t row = panel * kPanelRows;
+          const bool both = panel + 1 < w.panel_count();
+          const int rows = static_cast<int>(std::min<int64_t>(2 * kPanelRows, w.rows - row));
+          kernels.tile[both][tile.kernel](w.panels + panel * w.panel_bytes, w.cols, columns + tile.first * cols,
+                                          {out.row(tile.first) + row, out.stride, rows, add});
+        }
     }
   });
 }

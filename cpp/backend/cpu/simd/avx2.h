@@ -18,6 +18,7 @@ struct u8x64 {
 
 inline f32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline f32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline void in_register(f32x16&) {}
 inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline f32x16 load_partial(const float* p, int n) {
   alignas(32) float lanes[16] = {};

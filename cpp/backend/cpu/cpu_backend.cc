@@ -73,6 +73,7 @@ std::unique_ptr<Vector> CpuBackend::vector(std::span<const float> values) {
 
 void CpuBackend::begin(const Batch& batch) {
   batch_ = &batch;
+  attention_.clear();
   arena_.release(0);
   positions_.clear();
   for (const BatchSequence& s : batch.sequences)

@@ -1,4 +1,4 @@
-// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread
+// The CPU backend: packed weights, a paged KV cache, and ops that split rows or panels over a thread
 // pool.
 #pragma once
 
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/attention_plan.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/pack.h"
@@ -36,22 +37,6 @@ class CpuEmbedding : public Weight {
 class CpuVector : public Vector {
  public:
   std::vector<float> values;
-};
-
-// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16
-// tokens][padded_dim].
-class CpuKvCache : public KvCache {
- public:
-  KvShape shape;
-  int blocks = 0;
-  int padded_dim = 0;
-  int64_t value_offset = 0;  // elements from a head's keys to its values
-  int64_t head_elements = 0;
-  Memory memory;
-  uint16_t* head(int layer, int block, int kv_head) const {
-    const int64_t index = (static_cast<int64_t>(layer) * blocks + block) * shape.kv_heads + kv_head;
-    return reinterpret_cast<uint16_t*>(memory.data()) + index * head_elements;
-  }
 };
 
 class CpuBackend : public Backend {
@@ -97,13 +82,15 @@ class CpuBackend : public Backend {
   void matmul_quantized(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
   void matmul_float(const Factor& factor, const Input& input, Tensor out, bool add);
   void add_bias(const Vector& bias, Tensor out);
+  const AttentionPlan& attention_plan(const AttentionShape& shape);
 
   const Kernels& kernels_;
   const bool precise_;
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
-  std::vector<int32_t> positions_;  // [row]
-  Arena weights_;                   // all panels side by side, in huge pages where they are offered
+  std::vector<int32_t> positions_;        // [row]
+  std::vector<AttentionPlan> attention_;  // of this step, one for each shape of attention
+  Arena weights_;                         // all panels side by side, in huge pages where they are offered
   Arena arena_;
 };
 

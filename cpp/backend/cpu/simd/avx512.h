@@ -124,7 +124,7 @@ inline void store_int(int32_t* p, i32x16 a) { _mm512_storeu_si512(p, a.v); }
 
 // Two panels share each broadcast: loads would bound one.
 inline constexpr int kTilePanels = 2;
-constexpr int code_quads(int columns) { return columns > 4 ? 4 : 8; }
+constexpr int code_quads(int columns) { return columns > 2 ? 4 : 8; }
 
 template <int kBits, int kZero>
 inline i32x16 dot_start(const int32_t* init) {

@@ -89,6 +89,27 @@ def test_after_preemption(path: Path, alone: list[Steps], prefix_cache: bool) ->
         assert steps(answers[id, 0]) == alone[id % len(LENGTHS)]
 
 
+def test_sequences_that_share_a_prefix(path: Path) -> None:
+    """Decoded together, their queries over the shared chunks are computed together."""
+    common = np.random.default_rng(9).integers(3, 259, 600).tolist()
+    prompts = [common + prompt(id % 3)[:length] for id, length in enumerate([1, 30, 2, 9, 16, 3, 40, 1, 5, 7])]
+
+    def ask(driver: Driver, id: int) -> None:
+        driver.submit(id, prompts[id], max_tokens=20, logprobs=True, top_logprobs=VOCAB)
+
+    driver = open_engine(path)
+    ask(driver, 0)
+    driver.run()  # its blocks stay in the prefix cache
+    for id in range(1, len(prompts)):
+        ask(driver, id)
+    together = driver.run()
+    assert all(together[id, 0].cached_tokens >= 592 for id in range(1, len(prompts)))
+    for id in range(len(prompts)):
+        alone = open_engine(path, prefix_cache=False)
+        ask(alone, id)
+        assert steps(alone.run()[id, 0]) == steps(together[id, 0])
+
+
 def test_logits_of_a_prompt(path: Path) -> None:
     def logits(max_batch_tokens: int, others: int) -> npt.NDArray[np.float32]:
         driver = open_engine(path, max_batch_tokens=max_batch_tokens)

@@ -1,4 +1,5 @@
 // Model, Engine and Event for Python. A step runs without the GIL from beginning to end.
+#include "backend/cpu/packed_weights.h"
 #include "core/error.h"
 #include "engine/engine.h"
 #include "engine/memory.h"
@@ -13,8 +14,9 @@ struct LoadedEngine {
   std::unique_ptr<Engine> engine;
 };
 
-LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise) {
-  std::unique_ptr<Model> model = load_model(*file, {threads, isa, precise});
+LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise, bool pack,
+                 std::shared_ptr<cpu::PackedWeights> packed) {
+  std::unique_ptr<Model> model = load_model(*file, {threads, isa, precise, pack, std::move(packed)});
   return LoadedModel(std::move(file), std::move(model));
 }
 
@@ -121,9 +123,11 @@ py::list top_logprobs(const Event& e) {
 void bind_model(py::module_& m) {
   py::class_<LoadedModel>(m, "Model", "A model's weights, ready to compute. One engine can take it over.")
       .def(py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
-           py::arg("precise") = false, py::call_guard<py::gil_scoped_release>(),
+           py::arg("precise") = false, py::arg("pack") = true, py::arg("packed") = py::none(),
+           py::call_guard<py::gil_scoped_release>(),
            "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
-           "precise: activations of 15 bits instead of 8, for twice the arithmetic.")
+           "precise: activations of 15 bits instead of 8, for twice the arithmetic. pack: False leaves the "
+           "weights in the file's layout. packed: where packed weights are taken from and kept.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
       .def_property_readonly(

@@ -49,12 +49,12 @@ class Gate:
             path=scope["path"],
             client=client[0] if client else "",
         )
-        extra = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
+        exchange.headers = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+                message = {**message, "headers": [*message.get("headers", ()), *exchange.headers]}
             await send(message)
 
         try:
@@ -63,6 +63,8 @@ class Gate:
                     self._hosts.check(headers)
                     exchange.caller = self._keys.caller(headers)
                 await self._app(scope, receive, send_with_headers)
+                if exchange.stream is not None:
+                    await exchange.stream.run(exchange, receive, send)
         except ApiError as error:
             exchange.note = error.code or error.kind
             await respond(send_with_headers, error)

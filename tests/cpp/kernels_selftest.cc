@@ -306,9 +306,9 @@ void test_to_half(const Kernels& kernels, const Kernels& twin) {
 
 void test_attend(const Kernels& kernels, const Kernels& twin) {
   Random random(15);
-  for (const int head_dim : {16, 24, 80}) {
+  for (const int head_dim : {16, 24, 80, 160}) {
     const int padded = (head_dim + 15) / 16 * 16, block = 16 * (head_dim + padded);
-    for (const int queries : {1, 2, 4, 8}) {
+    for (const int queries : {1, 2, 3, 5, 6, 7, 23, kTileQueries}) {
       for (const int length : {1, 37, kChunk}) {
         for (const bool bad : {false, true}) {
           const float softcap = random.between(0, 1) == 0 ? 0.0f : 30.0f;
@@ -317,9 +317,11 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
           const int place = (length - 1) / 16 * block + (length - 1) % 16;
           if (bad) cache[static_cast<size_t>(place)] = 0x7e00;
           if (bad) cache[static_cast<size_t>(place + 16)] = 0x7c00;
-          const uint16_t* keys[kChunk / 16] = {};
-          for (int b = 0; b * 16 < length; ++b) keys[b] = cache.data() + b * block;
-          const std::vector<float> q = random_floats(random, int64_t{head_dim} * queries, 2.0f);
+          const uint8_t* blocks[kChunk / 16] = {};
+          for (int b = 0; b * 16 < length; ++b)
+            blocks[b] = reinterpret_cast<uint8_t*>(cache.data() + b * block);
+          const int groups = (queries + kQueryGroup - 1) / kQueryGroup;
+          const std::vector<float> q = random_floats(random, int64_t{head_dim} * groups * kQueryGroup, 2.0f);
           int first[kTileQueries], last[kTileQueries];
           for (int i = 0; i < queries; ++i) {
             last[i] = i == 0 ? length : random.between(0, length);
@@ -327,8 +329,25 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
           }
           const auto run = [&](const Kernels& k) {
             std::vector<float> out(static_cast<size_t>(queries * (2 + padded)), -7.0f);
-            k.attend({q.data(), queries, head_dim, keys, int64_t{16} * head_dim, padded, first, last, softcap,
-                      out.data(), out.data() + queries, out.data() + 2 * queries});
+            std::vector<float> scores(kTileQueries * kChunk),
+                panel(static_cast<size_t>(std::max(head_dim, 64) * 64));
+            AttentionChunk chunk{};
+            chunk.q = q.data();
+            chunk.queries = queries;
+            chunk.head_dim = head_dim;
+            chunk.blocks = blocks;
+            chunk.next = length == kChunk ? blocks : nullptr;
+            chunk.value_offset = int64_t{32} * head_dim;
+            chunk.padded_dim = padded;
+            chunk.first = first;
+            chunk.last = last;
+            chunk.softcap = softcap;
+            chunk.scores = scores.data();
+            chunk.panel = panel.data();
+            chunk.max = out.data();
+            chunk.sum = out.data() + queries;
+            chunk.out = out.data() + 2 * queries;
+            k.attend(chunk);
             return out;
           };
           check(

@@ -4,24 +4,45 @@
 #include <cstring>
 #include <limits>
 
+#include "backend/cpu/attention_plan.h"
 #include "backend/cpu/cpu_backend.h"
-#include "core/error.h"
+#include "backend/cpu/kv_cache.h"
 
 namespace pyllm::cpu {
 
 namespace {
 
+constexpr float kLog2E = 1.44269504f;
+
 int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
-// Elements of one block of one KV head.
-int64_t head_elements(const KvShape& shape) {
-  return int64_t{kBlockTokens} * (shape.head_dim + round_up(shape.head_dim, 16));
+int64_t head_bytes(const KvShape& shape) {
+  return int64_t{kBlockTokens} * (shape.head_dim + round_up(shape.head_dim, 16)) *
+         static_cast<int64_t>(sizeof(uint16_t));
 }
+
+// What attention over some chunks gives for each query of a tile: as the kernels' max, sum and out.
+struct Result {
+  float* max;
+  float* sum;
+  float* out;  // [query][padded_dim]
+  static int64_t floats(int queries, int padded_dim) { return round_up(queries * (2 + padded_dim), 16); }
+  Result(float* memory, int queries, int padded_dim)
+      : max(memory + queries * padded_dim), sum(max + queries), out(memory), padded_dim_(padded_dim) {}
+
+  void fold(const Kernels& kernels, int i, const Result& chunk, int k) const {
+    kernels.merge(max + i, sum + i, out + i * padded_dim_, chunk.max[k], chunk.sum[k],
+                  chunk.out + k * padded_dim_, padded_dim_);
+  }
+
+ private:
+  int padded_dim_;
+};
 
 }  // namespace
 
 int64_t CpuBackend::kv_block_bytes(const KvShape& shape) const {
-  return head_elements(shape) * shape.kv_heads * shape.layers * static_cast<int64_t>(sizeof(uint16_t));
+  return head_bytes(shape) * shape.kv_heads * shape.layers;
 }
 
 std::unique_ptr<KvCache> CpuBackend::kv_cache(const KvShape& shape, int blocks) {
@@ -29,15 +50,15 @@ std::unique_ptr<KvCache> CpuBackend::kv_cache(const KvShape& shape, int blocks) 
   cache->shape = shape;
   cache->blocks = blocks;
   cache->padded_dim = round_up(shape.head_dim, 16);
-  cache->value_offset = int64_t{kBlockTokens} * shape.head_dim;
-  cache->head_elements = head_elements(shape);
+  cache->value_offset = int64_t{kBlockTokens} * shape.head_dim * static_cast<int64_t>(sizeof(uint16_t));
+  cache->head_bytes = head_bytes(shape);
   cache->memory = Memory(kv_block_bytes(shape) * blocks);
   return cache;
 }
 
 void CpuBackend::copy_blocks(KvCache& cache) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
-  const size_t bytes = static_cast<size_t>(kv.head_elements * kv.shape.kv_heads) * sizeof(uint16_t);
+  const auto bytes = static_cast<size_t>(kv.head_bytes * kv.shape.kv_heads);
   for (const auto& [from, to] : batch_->copies)
     for (int layer = 0; layer < kv.shape.layers; ++layer)
       std::memcpy(kv.head(layer, to, 0), kv.head(layer, from, 0), bytes);
@@ -51,132 +72,113 @@ void CpuBackend::store_kv(KvCache& cache, int layer, Tensor k, Tensor v) {
       const int64_t position = s.past + i, row = s.first_row + i;
       const int block = s.blocks[static_cast<size_t>(position / kBlockTokens)], slot = position % kBlockTokens;
       for (int h = 0; h < kv.shape.kv_heads; ++h) {
-        uint16_t* keys = kv.head(layer, block, h);
+        auto* keys = reinterpret_cast<uint16_t*>(kv.head(layer, block, h));
+        auto* values = reinterpret_cast<uint16_t*>(kv.head(layer, block, h) + kv.value_offset);
         uint16_t halves[512];
         for (int first = 0; first < dim; first += 512) {
           const int n = std::min(512, dim - first);
           kernels_.to_half(k.row(row) + h * dim + first, n, halves);
           for (int d = 0; d < n; ++d) keys[(first + d) * kBlockTokens + slot] = halves[d];
         }
-        kernels_.to_half(v.row(row) + h * dim, dim, keys + kv.value_offset + slot * kv.padded_dim);
+        kernels_.to_half(v.row(row) + h * dim, dim, values + slot * kv.padded_dim);
       }
     });
   }
 }
 
+const AttentionPlan& CpuBackend::attention_plan(const AttentionShape& shape) {
+  const int group = shape.heads / shape.kv_heads;
+  for (const AttentionPlan& plan : attention_)
+    if (plan.group == group && plan.window == shape.window) return plan;
+  return attention_.emplace_back(plan_attention(*batch_, group, shape.window, shape.kv_heads, pool_.threads()));
+}
+
 void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
-  const int group = shape.heads / shape.kv_heads, dim = shape.head_dim, padded = kv.padded_dim;
+  const AttentionPlan& plan = attention_plan(shape);
+  const int dim = shape.head_dim, padded = kv.padded_dim;
+  const float scale = shape.softcap > 0.0f ? shape.scale : shape.scale * kLog2E;
 
-  // A tile is some consecutive (row, head of the group) pairs of one sequence and KV head: "queries".
-  struct Task {
-    const BatchSequence* sequence;
-    int kv_head;
-    int first, queries;  // of this sequence's rows x group queries
-    int first_chunk, chunks;
-    int64_t partial;  // where its chunks' results go, -1: folded at once
-  };
-  std::vector<Task> tasks;
-  for (const BatchSequence& s : batch_->sequences)
-    for (int h = 0; h < shape.kv_heads; ++h)
-      for (int first = 0, left = s.rows * group; left > 0;) {
-        const int queries = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        const int last_position = s.past + (first + queries - 1) / group,
-                  first_position = s.past + first / group;
-        const int from = shape.window > 0 ? std::max(0, first_position - shape.window + 1) : 0;
-        const int first_chunk = from / kChunk, end_chunk = last_position / kChunk + 1;
-        tasks.push_back({&s, h, first, queries, first_chunk, end_chunk - first_chunk, -1});
-        first += queries;
-        left -= queries;
-      }
-
-  // Few queries over a long context (decoding): the chunks of a tile go to several threads and are folded
-  // afterwards.
-  struct Piece {
-    int task, first_chunk, chunks;
-  };
-  std::vector<Piece> pieces;
-  const int64_t result = 2 * kTileQueries + int64_t{kTileQueries} * padded;  // floats: max, sum, out
-  int64_t partials = 0;
-  const bool split = static_cast<int64_t>(tasks.size()) < 4 * pool_.threads();
-  for (size_t t = 0; t < tasks.size(); ++t) {
-    Task& task = tasks[t];
-    const int step = split ? std::max(1, task.chunks / (4 * pool_.threads())) : task.chunks;
-    if (step < task.chunks) {
-      task.partial = partials;
-      partials += task.chunks;
-    }
-    for (int c = 0; c < task.chunks; c += step)
-      pieces.push_back({static_cast<int>(t), task.first_chunk + c, std::min(step, task.chunks - c)});
-  }
   const int64_t mark = arena_.mark();
-  auto* partial = arena_.take<float>(partials * result);
-  const int64_t local_floats = int64_t{dim} * kTileQueries + 2 * result;
+  const int64_t slot_floats = Result::floats(1, padded);
+  auto* slots = arena_.take<float>(plan.slots * shape.kv_heads * slot_floats);
+  const auto slot = [&](const AttentionQuery& query, int kv_head, int chunk) {
+    const int64_t index = kv_head * plan.slots + query.slot + chunk - query.first_chunk;
+    return Result(slots + index * slot_floats, 1, padded);
+  };
+  const auto finish = [&](const AttentionQuery& query, int kv_head, const Result& result, int i) {
+    float* to = out.row(query.row) + (kv_head * plan.group + query.head) * dim;
+    const float inverse = 1.0f / result.sum[i];
+    for (int d = 0; d < dim; ++d) to[d] = result.out[i * padded + d] * inverse;
+  };
+
+  const int64_t q_floats = int64_t{kTileQueries} * dim, score_floats = int64_t{kTileQueries} * kChunk;
+  const int64_t panel_floats = int64_t{std::max(dim, 64)} * 64,
+                tile_floats = Result::floats(kTileQueries, padded);
+  const int64_t local_floats = q_floats + score_floats + panel_floats + 2 * tile_floats;
   auto* locals = arena_.take<float>(pool_.threads() * local_floats);
 
-  const auto finish = [&](const Task& task, const float* max_sum_out) {
-    for (int i = 0; i < task.queries; ++i) {
-      const int query = task.first + i;
-      float* to =
-          out.row(task.sequence->first_row + query / group) + (task.kv_head * group + query % group) * dim;
-      const float* from = max_sum_out + 2 * kTileQueries + i * padded;
-      const float inverse = 1.0f / max_sum_out[kTileQueries + i];
-      for (int d = 0; d < dim; ++d) to[d] = from[d] * inverse;
+  const auto compute = [&](const AttentionPiece& piece, int kv_head, int thread) {
+    float* const packed = locals + thread * local_floats;
+    float *const scores = packed + q_floats, *const panel = scores + score_floats;
+    const Result running(panel + panel_floats, kTileQueries, padded);
+    const Result chunk(panel + panel_floats + tile_floats, kTileQueries, padded);
+    const AttentionQuery* queries = plan.queries.data() + piece.first_query;
+    for (int i = 0; i < piece.queries; ++i) {
+      const float* from = q.row(queries[i].row) + (kv_head * plan.group + queries[i].head) * dim;
+      float* to = packed + i / kQueryGroup * kQueryGroup * dim + i % kQueryGroup;
+      for (int d = 0; d < dim; ++d) to[d * kQueryGroup] = from[d] * scale;
     }
-  };
-  const auto reset = [&](float* running) {
-    std::fill(running, running + kTileQueries, -std::numeric_limits<float>::infinity());
-    std::fill(running + kTileQueries, running + result, 0.0f);
-  };
-  const auto fold = [&](const Task& task, float* running, const float* chunk) {
-    for (int i = 0; i < task.queries; ++i)
-      kernels_.merge(running + i, running + kTileQueries + i, running + 2 * kTileQueries + i * padded, chunk[i],
-                     chunk[kTileQueries + i], chunk + 2 * kTileQueries + i * padded, padded);
-  };
-
-  pool_.parallel_for(static_cast<int64_t>(pieces.size()), 1, [&](int64_t begin, int64_t end, int thread) {
-    float* scaled = locals + thread * local_floats;
-    float *running = scaled + int64_t{dim} * kTileQueries, *chunk_result = running + result;
-    for (int64_t p = begin; p < end; ++p) {
-      const Piece& piece = pieces[static_cast<size_t>(p)];
-      const Task& task = tasks[static_cast<size_t>(piece.task)];
-      const BatchSequence& s = *task.sequence;
-      for (int i = 0; i < task.queries; ++i) {
-        const int query = task.first + i;
-        const float* from = q.row(s.first_row + query / group) + (task.kv_head * group + query % group) * dim;
-        for (int d = 0; d < dim; ++d) scaled[d * task.queries + i] = from[d] * shape.scale;
+    const bool folded = queries[0].slot < 0;
+    std::fill(running.max, running.max + piece.queries, -std::numeric_limits<float>::infinity());
+    for (int c = piece.first_chunk; c < piece.first_chunk + piece.chunks; ++c) {
+      const uint8_t *blocks[kChunk / kBlockTokens], *next[4];
+      int first[kTileQueries], last[kTileQueries], end = 0;
+      for (int i = 0; i < piece.queries; ++i) {
+        first[i] = std::clamp(queries[i].first - c * kChunk, 0, kChunk);
+        last[i] = std::clamp(queries[i].position + 1 - c * kChunk, 0, kChunk);
+        end = std::max(end, last[i]);
       }
-      reset(running);
-      for (int c = piece.first_chunk; c < piece.first_chunk + piece.chunks; ++c) {
-        const int start = c * kChunk;
-        const uint16_t* keys[kChunk / kBlockTokens];
-        int first[kTileQueries], last[kTileQueries];
-        const int last_position = s.past + (task.first + task.queries - 1) / group;
-        for (int b = 0; b < kChunk / kBlockTokens && start + b * kBlockTokens <= last_position; ++b)
-          keys[b] = kv.head(layer, s.blocks[static_cast<size_t>(start / kBlockTokens + b)], task.kv_head);
-        for (int i = 0; i < task.queries; ++i) {
-          const int position = s.past + (task.first + i) / group;
-          const int from = shape.window > 0 ? std::max(0, position - shape.window + 1) : 0;
-          first[i] = std::clamp(from - start, 0, kChunk);
-          last[i] = std::clamp(position + 1 - start, 0, kChunk);
+      for (int b = 0; b * kBlockTokens < end; ++b)
+        blocks[b] = kv.head(layer, piece.blocks[c * (kChunk / kBlockTokens) + b], kv_head);
+      const bool more = c + 1 < piece.first_chunk + piece.chunks;
+      for (int b = 0; more && b < 4; ++b) {  // the last chunk may be shorter
+        const int last_position = queries[piece.queries - 1].position;
+        const int at = std::min((c + 1) * (kChunk / kBlockTokens) + b, last_position / kBlockTokens);
+        next[b] = kv.head(layer, piece.blocks[at], kv_head);
+      }
+      kernels_.attend({packed, piece.queries, dim, blocks, more ? next : nullptr, kv.value_offset, padded,
+                       first, last, shape.softcap, scores, panel, chunk.max, chunk.sum, chunk.out});
+      for (int i = 0; i < piece.queries; ++i) {
+        if (folded) {
+          running.fold(kernels_, i, chunk, i);
+        } else {
+          const Result to = slot(queries[i], kv_head, c);
+          *to.max = chunk.max[i];
+          *to.sum = chunk.sum[i];
+          std::copy_n(chunk.out + i * padded, padded, to.out);
         }
-        float* to = task.partial >= 0 ? partial + (task.partial + c - task.first_chunk) * result : chunk_result;
-        kernels_.attend({scaled, task.queries, dim, keys, kv.value_offset, padded, first, last, shape.softcap,
-                         to, to + kTileQueries, to + 2 * kTileQueries});
-        if (task.partial < 0) fold(task, running, to);
       }
-      if (task.partial < 0) finish(task, running);
     }
+    if (folded)
+      for (int i = 0; i < piece.queries; ++i) finish(queries[i], kv_head, running, i);
+  };
+  const auto pieces = static_cast<int64_t>(plan.pieces.size());
+  pool_.parallel_for(pieces * shape.kv_heads, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t i = begin; i < end; ++i)
+      compute(plan.pieces[static_cast<size_t>(i % pieces)], static_cast<int>(i / pieces), thread);
   });
-  if (partials > 0) {
-    float* running = locals;
-    for (const Task& task : tasks) {
-      if (task.partial < 0) continue;
-      reset(running);
-      for (int c = 0; c < task.chunks; ++c) fold(task, running, partial + (task.partial + c) * result);
-      finish(task, running);
-    }
-  }
+
+  const auto folds = static_cast<int64_t>(plan.folds.size());
+  for_rows(folds * shape.kv_heads, folds == 0 ? 1 : 4 * padded * plan.folds[0].chunks, [&](int64_t i) {
+    const AttentionFold& fold = plan.folds[static_cast<size_t>(i / shape.kv_heads)];
+    const AttentionQuery& query = plan.queries[static_cast<size_t>(fold.query)];
+    const int kv_head = static_cast<int>(i % shape.kv_heads);
+    const Result first = slot(query, kv_head, query.first_chunk);  // folds the others into it
+    for (int c = 1; c < fold.chunks; ++c)
+      first.fold(kernels_, 0, slot(query, kv_head, query.first_chunk + c), 0);
+    finish(query, kv_head, first, 0);
+  });
   arena_.release(mark);
 }
 

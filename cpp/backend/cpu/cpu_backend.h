@@ -1,4 +1,4 @@
-// The CPU backend: packed weights, a transposed-key KV cache, and ops that split rows or panels over a thread
+// The CPU backend: packed weights, a paged KV cache, and ops that split rows or panels over a thread
 // pool.
 #pragma once
 
@@ -9,9 +9,11 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "backend/cpu/attention_plan.h"
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/pack.h"
+#include "backend/cpu/packed_weights.h"
 #include "core/thread_pool.h"
 
 namespace pyllm::cpu {
@@ -20,7 +22,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  std::byte* panels = nullptr;          // none: panels are expanded from `source` just before use
+  const std::byte* panels = nullptr;    // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -38,22 +40,6 @@ class CpuVector : public Vector {
   std::vector<float> values;
 };
 
-// Per layer and block: for every KV head its keys [head_dim][16 tokens], then its values [16
-// tokens][padded_dim].
-class CpuKvCache : public KvCache {
- public:
-  KvShape shape;
-  int blocks = 0;
-  int padded_dim = 0;
-  int64_t value_offset = 0;  // elements from a head's keys to its values
-  int64_t head_elements = 0;
-  Memory memory;
-  uint16_t* head(int layer, int block, int kv_head) const {
-    const int64_t index = (static_cast<int64_t>(layer) * blocks + block) * shape.kv_heads + kv_head;
-    return reinterpret_cast<uint16_t*>(memory.data()) + index * head_elements;
-  }
-};
-
 class CpuBackend : public Backend {
  public:
   explicit CpuBackend(const BackendOptions& options);
@@ -61,6 +47,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Weight> matrix(const WeightSource& source) override;
   std::unique_ptr<Weight> embedding(const WeightSource& source) override;
   std::unique_ptr<Vector> vector(std::span<const float> values) override;
+  int64_t mapped_bytes() const override { return expanded_bytes_ + packed_->mapped_bytes(); }
   int64_t kv_block_bytes(const KvShape& shape) const override;
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
 
@@ -97,13 +84,17 @@ class CpuBackend : public Backend {
   void matmul_quantized(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
   void matmul_float(const Factor& factor, const Input& input, Tensor out, bool add);
   void add_bias(const Vector& bias, Tensor out);
+  const AttentionPlan& attention_plan(const AttentionShape& shape);
 
   const Kernels& kernels_;
   const bool precise_;
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
-  std::vector<int32_t> positions_;  // [row]
-  Arena weights_;                   // all panels side by side, in huge pages where they are offered
+  std::vector<int32_t> positions_;        // [row]
+  std::vector<AttentionPlan> attention_;  // of this step, one for each shape of attention
+  const bool pack_;
+  std::shared_ptr<PackedWeights> packed_;  // all panels
+  int64_t expanded_bytes_ = 0;             // of weights that are packed just before use
   Arena arena_;
 };
 

@@ -9,8 +9,9 @@
 
 namespace pyllm::cpu {
 
-inline constexpr int kTileColumns = 8;  // most activation columns (tokens) that one matmul tile covers
-inline constexpr int kTileQueries = 8;  // most query vectors that one attention tile covers
+inline constexpr int kTileColumns = 8;   // most activation columns (tokens) that one matmul tile covers
+inline constexpr int kTileQueries = 48;  // most query vectors that one attention tile covers
+inline constexpr int kQueryGroup = 6;    // of them, how many lie interleaved
 inline constexpr int kChunk = 256;  // positions of a KV chunk: its partial result never depends on the batch
 
 // Quantized activations of one tile of `n` columns (1, 2, 4 or 8); step s holds 32 features in `groups` groups.
@@ -44,19 +45,21 @@ struct FloatMatmulKernels {
 
 // Attention of up to kTileQueries query vectors over one chunk of positions of one KV head.
 struct AttentionChunk {
-  const float* q;  // [head_dim][queries], scaled
-  int queries;     // 1, 2, 4 or 8
+  const float* q;  // [group of kQueryGroup queries][head_dim][kQueryGroup], scaled; scores are exponents of 2
+  int queries;
   int head_dim;
-  const uint16_t* const*
-      keys;  // [block]: half [head_dim][16 tokens]; values follow as half [16 tokens][padded head_dim]
-  int64_t value_offset;  // elements from a block's keys to its values
-  int padded_dim;        // head_dim rounded up to 16
-  const int* first;      // [query] positions it sees, counted from the chunk's start: first..last-1
+  const uint8_t* const* blocks;  // [block]: half [head_dim][16 tokens]; then half [16 tokens][padded_dim]
+  const uint8_t* const* next;    // four blocks that come afterwards and may be fetched ahead, or nullptr
+  int64_t value_offset;          // bytes from a block's keys to its values
+  int padded_dim;                // head_dim rounded up to 16
+  const int* first;              // [query] positions it sees, counted from the chunk's start: first..last-1
   const int* last;
-  float softcap;  // 0: none
+  float softcap;  // 0: none; otherwise scores are exponents of e
+  float* scores;  // scratch [kTileQueries][kChunk]
+  float* panel;   // scratch [max(head_dim, 64)][64]
   float* max;     // [query] out: largest score, -inf when it sees none
-  float* sum;     // [query] out: sum of exp(score - max)
-  float* out;     // [query][padded_dim] out: sum of exp(score - max) * value
+  float* sum;     // [query] out: sum of 2^(score - max)
+  float* out;     // [query][padded_dim] out: sum of 2^(score - max) * value
 };
 
 struct Kernels {

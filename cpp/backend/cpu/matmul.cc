@@ -231,13 +231,21 @@ void CpuBackend::matmul_float(const Factor& factor, const Input& x, Tensor out, 
       }
     }
   });
+  const int64_t room = w.panels == nullptr ? (w.panel_bytes + 63) / 64 * 64 : 0;
+  std::byte* expanded = room > 0 ? arena_.take<std::byte>(pool_.threads() * room) : nullptr;
   const int64_t grain = std::max<int64_t>(1, w.panel_count() / (pool_.threads() * 8));
-  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
+  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t p = begin; p < end; ++p) {
       const int64_t row = p * kPanelRows;
       const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row));
+      const std::byte* data = w.panels + p * w.panel_bytes;
+      if (w.panels == nullptr) {
+        std::byte* mine = expanded + thread * room;
+        pack_panel(w.type, w.source.data(), w.rows, w.cols, row, mine);
+        data = mine;
+      }
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * cols,
+        kernels.tile[tile.kernel](data, w.cols, columns + tile.first * cols,
                                   {out.row(tile.first) + row, out.stride, rows, add});
     }
   });

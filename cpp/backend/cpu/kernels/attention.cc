@@ -1,5 +1,6 @@
 // Attention of a tile of query vectors over one chunk of the paged KV cache. Keys lie transposed in their block
-// ([head_dim][16 tokens]), so a lane is a token and no score needs a sum across lanes.
+// ([head_dim][16 tokens]), so a lane is a token and no score needs a sum across lanes; of values a lane is a
+// feature. Every sum has one order, whatever the tile: that of the features, or of the positions.
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/kernels/simd.h"
 
@@ -7,96 +8,303 @@ namespace pyllm::cpu::PYLLM_ISA {
 
 namespace {
 
-constexpr int kBlock = 16;  // tokens in a block: one lane each
+constexpr int kBlock = 16;                // tokens in a block: one lane each
+constexpr int kPanelTokens = 4 * kBlock;  // converted at a time where several register tiles read them
+
+// What fits the registers: kQueries x kVectors accumulators, kVectors keys or values, a broadcast.
+#if defined(PYLLM_ISA_AVX512)
+constexpr int kQueries = 6, kVectors = 4;
+#elif defined(PYLLM_ISA_AVX2)
+constexpr int kQueries = 3, kVectors = 2;
+#else
+constexpr int kQueries = 6, kVectors = 1;
+#endif
+static_assert(kQueryGroup % kQueries == 0);
+
+inline int clamp(int lane) { return lane < 0 ? 0 : (lane > kBlock ? kBlock : lane); }
+inline int smaller(int a, int b) { return a < b ? a : b; }
+inline int larger(int a, int b) { return a > b ? a : b; }
 
 inline f32x16 soft_cap(f32x16 x, float cap) {  // cap * tanh(x / cap), tanh(z) = 2 sigmoid(2 z) - 1
   const f32x16 e = exp(mul(x, set(-2.0f / cap)));
   return mul(set(cap), sub(div(set(2.0f), add(set(1.0f), e)), set(1.0f)));
 }
 
-inline int clamp(int lane) { return lane < 0 ? 0 : (lane > kBlock ? kBlock : lane); }
+// 2^x for x <= 0, to about 1 ulp; below 2^-125 not much smaller than that. NaN stays NaN.
+inline f32x16 exp2(f32x16 x) {
+  const f32x16 n = round(x), r = sub(x, n);
+  f32x16 p = set(1.3264727313e-03f);  // minimax on |r| <= 1/2
+  p = fma(p, r, set(9.6715129912e-03f));
+  p = fma(p, r, set(5.5507335812e-02f));
+  p = fma(p, r, set(2.4022242427e-01f));
+  p = fma(p, r, set(6.9314700365e-01f));
+  p = fma(p, r, set(1.0f));
+  return mul(p, pow2(max(n, set(-125.0f))));
+}
 
-template <int N>
-void attend_tile(const AttentionChunk& a) {
-  alignas(64) float scores[N][kChunk];
-  const f32x16 minus_infinity = set(-__builtin_inff());
-  int first = kChunk, last = 0;
-  for (int i = 0; i < N; ++i) {
-    if (a.first[i] >= a.last[i]) continue;
-    first = a.first[i] < first ? a.first[i] : first;
-    last = a.last[i] > last ? a.last[i] : last;
+// Keys and values as vectors: straight from the cache, or from a panel of floats.
+struct HalfKeys {
+  const uint8_t* const* blocks;
+  f32x16 operator()(int block, int d) const {
+    return load_half(reinterpret_cast<const uint16_t*>(blocks[block]) + d * kBlock);
   }
-  const int first_block = first / kBlock, end_block = (last + kBlock - 1) / kBlock;
-
-  f32x16 max_score[N];
-  for (int i = 0; i < N; ++i) max_score[i] = minus_infinity;
-  for (int b = first_block; b < end_block; ++b) {
-    const uint16_t* keys = a.keys[b];
-    f32x16 s[N];
-    for (int i = 0; i < N; ++i) s[i] = zero();
-    for (int d = 0; d < a.head_dim; ++d) {
-      const f32x16 k = load_half(keys + d * kBlock);
-      PYLLM_UNROLL
-      for (int i = 0; i < N; ++i) s[i] = fma(k, set(a.q[d * N + i]), s[i]);
-    }
-    for (int i = 0; i < N; ++i) {
-      const int from = clamp(a.first[i] - b * kBlock), to = clamp(a.last[i] - b * kBlock);
-      if (a.softcap > 0.0f) s[i] = soft_cap(s[i], a.softcap);
-      s[i] = from < to ? select(from, to, s[i], minus_infinity) : minus_infinity;
-      max_score[i] = max(s[i], max_score[i]);
-      store(scores[i] + b * kBlock, s[i]);
-    }
+};
+struct PanelKeys {
+  const float* panel;  // [head_dim][kPanelTokens]
+  int first_block;
+  f32x16 operator()(int block, int d) const {
+    return load(panel + d * kPanelTokens + (block - first_block) * kBlock);
   }
-
-  for (int i = 0; i < N; ++i) {
-    a.max[i] = max_lane(max_score[i]);
-    f32x16 total = zero();
-    // Blocks that only other queries of the tile see get weight exactly 0, which leaves this one's sums as they
-    // are.
-    for (int b = first_block; b < end_block; ++b) {
-      const int from = clamp(a.first[i] - b * kBlock), to = clamp(a.last[i] - b * kBlock);
-      f32x16 p = zero();
-      if (from < to) {
-        p = select(from, to, exp(sub(load(scores[i] + b * kBlock), set(a.max[i]))), zero());
-        total = add(total, p);
-      }
-      store(scores[i] + b * kBlock, p);
-    }
-    a.sum[i] = sum(total);
+};
+struct HalfValues {
+  const uint8_t* const* blocks;
+  int64_t offset;  // bytes from a block's keys to its values
+  int padded_dim, column;
+  f32x16 operator()(int token, int v) const {
+    const auto* values = reinterpret_cast<const uint16_t*>(blocks[token / kBlock] + offset);
+    return load_half(values + token % kBlock * padded_dim + column + 16 * v);
   }
+};
+struct PanelValues {
+  const float* panel;  // [kPanelTokens][64 features]
+  int first_token;
+  f32x16 operator()(int token, int v) const { return load(panel + (token - first_token) * 64 + 16 * v); }
+};
 
+// Scores lie as [kChunk / kPanelTokens][kTileQueries][kPanelTokens]: what one panel touches is contiguous.
+inline float* scores_at(const AttentionChunk& a, int query, int token) {
+  const int panel = token / kPanelTokens;
+  return a.scores + (panel * kTileQueries + query) * kPanelTokens + token % kPanelTokens;
+}
+
+// The queries of one register tile, and what they see together.
+struct Tile {
+  int query, count;
+  const float* q;   // [head_dim][kQueryGroup]
+  int first, last;  // positions
+};
+
+template <int N, int V, typename Keys>
+inline void score(const AttentionChunk& a, const Tile& tile, int block, const Keys& keys, f32x16* largest) {
+  f32x16 s[N][V];
   for (int i = 0; i < N; ++i)
-    for (int d = 0; d < a.padded_dim; d += 16) store(a.out + i * a.padded_dim + d, zero());
-  for (int b = first_block; b < end_block; ++b) {
-    const uint16_t* values = a.keys[b] + a.value_offset;
-    // Tokens that no query of the tile sees may be garbage: they are skipped, not weighted by 0.
-    const int from = first > b * kBlock ? first - b * kBlock : 0;
-    const int to = last < (b + 1) * kBlock ? last - b * kBlock : kBlock;
-    for (int d = 0; d < a.padded_dim; d += 16) {
-      f32x16 acc[N];
-      for (int i = 0; i < N; ++i) acc[i] = load(a.out + i * a.padded_dim + d);
-      for (int t = from; t < to; ++t) {
-        const f32x16 v = load_half(values + t * a.padded_dim + d);
-        PYLLM_UNROLL
-        for (int i = 0; i < N; ++i) acc[i] = fma(v, set(scores[i][b * kBlock + t]), acc[i]);
-      }
-      for (int i = 0; i < N; ++i) store(a.out + i * a.padded_dim + d, acc[i]);
+    for (int v = 0; v < V; ++v) s[i][v] = zero();
+  const float* q = tile.q;
+  for (int d = 0; d < a.head_dim; ++d, q += kQueryGroup) {
+    f32x16 k[V];
+    PYLLM_UNROLL
+    for (int v = 0; v < V; ++v) k[v] = keys(block + v, d);
+    PYLLM_UNROLL
+    for (int i = 0; i < N; ++i) {
+      const f32x16 x = set(q[i]);
+      PYLLM_UNROLL
+      for (int v = 0; v < V; ++v) s[i][v] = fma(k[v], x, s[i][v]);
+    }
+  }
+  for (int i = 0; i < N; ++i) {
+    float* scores = scores_at(a, tile.query + i, block * kBlock);
+    for (int v = 0; v < V; ++v) {
+      const int start = (block + v) * kBlock;
+      const int from = clamp(a.first[tile.query + i] - start), to = clamp(a.last[tile.query + i] - start);
+      if (a.softcap > 0.0f) s[i][v] = mul(soft_cap(s[i][v], a.softcap), set(1.44269504f));
+      if (from > 0 || to < kBlock)
+        s[i][v] = from < to ? select(from, to, s[i][v], set(-__builtin_inff())) : set(-__builtin_inff());
+      largest[i] = max(s[i][v], largest[i]);
+      store(scores + v * kBlock, s[i][v]);
     }
   }
 }
 
+template <int N, int V, typename Values>
+inline void weigh(const AttentionChunk& a, const Tile& tile, int column, int from, int to,
+                  const Values& values) {
+  if (from >= to) return;
+  f32x16 sums[N][V];
+  float* out = a.out + tile.query * a.padded_dim + column;
+  const float* weights = scores_at(a, tile.query, from);
+  for (int i = 0; i < N; ++i)
+    for (int v = 0; v < V; ++v) sums[i][v] = load(out + i * a.padded_dim + 16 * v);
+  for (int t = from; t < to; ++t) {
+    f32x16 x[V];
+    PYLLM_UNROLL
+    for (int v = 0; v < V; ++v) x[v] = values(t, v);
+    PYLLM_UNROLL
+    for (int i = 0; i < N; ++i) {
+      const f32x16 p = set(weights[i * kPanelTokens + t - from]);
+      PYLLM_UNROLL
+      for (int v = 0; v < V; ++v) sums[i][v] = fma(x[v], p, sums[i][v]);
+    }
+  }
+  for (int i = 0; i < N; ++i)
+    for (int v = 0; v < V; ++v) store(out + i * a.padded_dim + 16 * v, sums[i][v]);
+}
+
+// Calls f<V>(i) so that the runs of V vectors from i on cover [begin, end).
+template <typename F>
+inline void for_vectors(int begin, int end, F f) {
+  int i = begin;
+  for (; i + kVectors <= end; i += kVectors) f.template operator()<kVectors>(i);
+  if constexpr (kVectors > 2)
+    for (; i + 2 <= end; i += 2) f.template operator()<2>(i);
+  if constexpr (kVectors > 1)
+    for (; i < end; ++i) f.template operator()<1>(i);
+}
+
+template <typename F>
+inline void with_count(int n, F f) {
+  switch (n) {
+    case 1:
+      return f.template operator()<1>();
+    case 2:
+      return f.template operator()<2>();
+    case 3:
+      return f.template operator()<3>();
+    default:
+      break;
+  }
+  if constexpr (kQueries > 3) {
+    switch (n) {
+      case 4:
+        return f.template operator()<4>();
+      case 5:
+        return f.template operator()<5>();
+      default:
+        return f.template operator()<6>();
+    }
+  }
+}
+
+template <typename Keys>
+void score_blocks(const AttentionChunk& a, const Tile& tile, int begin, int end, const Keys& keys,
+                  f32x16* largest) {
+  with_count(tile.count, [&]<int N>() {
+    for_vectors(begin, end, [&]<int V>(int block) { score<N, V>(a, tile, block, keys, largest); });
+  });
+}
+
+// Adds the weighted values of positions [from, to), of the features from `column` on.
+template <typename Values>
+void weigh_columns(const AttentionChunk& a, const Tile& tile, int column, int vectors, int from, int to,
+                   Values values) {
+  with_count(tile.count, [&]<int N>() {
+    for_vectors(0, vectors, [&]<int V>(int vector) {
+      weigh<N, V>(a, tile, column + 16 * vector, from, to,
+                  [&](int token, int v) { return values(token, vector + v); });
+    });
+  });
+}
+
+// Scores become weights; what a query of the tile does not see, but another does, weighs exactly 0.
+void soften(const AttentionChunk& a, const Tile& tile, const f32x16* largest) {
+  for (int i = 0; i < tile.count; ++i) {
+    const int query = tile.query + i;
+    const f32x16 top = set(a.max[query] = max_lane(largest[i]));
+    f32x16 total = zero();
+    for (int start = tile.first / kBlock * kBlock; start < tile.last; start += kBlock) {
+      const int from = clamp(a.first[query] - start), to = clamp(a.last[query] - start);
+      float* scores = scores_at(a, query, start);
+      f32x16 p = zero();
+      if (from < to) {
+        p = exp2(sub(load(scores), top));
+        if (from > 0 || to < kBlock) p = select(from, to, p, zero());
+        total = add(total, p);
+      }
+      store(scores, p);
+    }
+    a.sum[query] = sum(total);
+  }
+}
+
+// Fetches ahead a share of `count` blocks' keys, or values, at each call.
+class Prefetch {
+ public:
+  Prefetch(const uint8_t* const* blocks, int count, int64_t offset, int64_t bytes, int calls)
+      : blocks_(blocks), offset_(offset), lines_(bytes / 64), end_(larger(count, 0) * lines_) {
+    share_ = (end_ + calls - 1) / calls;
+  }
+  void operator()() {
+    const int64_t stop = next_ + share_ < end_ ? next_ + share_ : end_;
+    for (; next_ < stop; ++next_)
+      __builtin_prefetch(blocks_[next_ / lines_] + offset_ + next_ % lines_ * 64, 0, 2);
+  }
+
+ private:
+  const uint8_t* const* blocks_;
+  int64_t offset_, lines_, end_, share_, next_ = 0;
+};
+
 }  // namespace
 
-void attend(const AttentionChunk& chunk) {
-  switch (chunk.queries) {
-    case 1:
-      return attend_tile<1>(chunk);
-    case 2:
-      return attend_tile<2>(chunk);
-    case 4:
-      return attend_tile<4>(chunk);
-    default:
-      return attend_tile<8>(chunk);
+void attend(const AttentionChunk& a) {
+  Tile tiles[(kTileQueries + kQueries - 1) / kQueries];
+  f32x16 largest[kTileQueries];
+  int count = 0, first = kChunk, last = 0;
+  for (int group = 0; group < a.queries; group += kQueryGroup)
+    for (int query = group; query < smaller(group + kQueryGroup, a.queries); query += kQueries) {
+      Tile& tile = tiles[count++];
+      const int end = smaller(smaller(query + kQueries, group + kQueryGroup), a.queries);
+      tile = {query, end - query, a.q + group * a.head_dim + (query - group), kChunk, 0};
+      for (int i = query; i < end; ++i) {
+        largest[i] = set(-__builtin_inff());
+        if (a.first[i] >= a.last[i]) continue;
+        tile.first = smaller(tile.first, a.first[i]);
+        tile.last = larger(tile.last, a.last[i]);
+      }
+      first = smaller(first, tile.first);
+      last = larger(last, tile.last);
+    }
+
+  // Several register tiles share the conversion of keys and values; one alone converts as it reads.
+  const bool shared = count > 1;
+  const int head_dim = a.head_dim, padded_dim = a.padded_dim, end_block = (last + kBlock - 1) / kBlock;
+  const uint8_t* const* blocks = a.blocks;
+  constexpr int kStep = kPanelTokens / kBlock;
+  for (int group = first / kBlock / kStep * kStep; group < end_block; group += kStep) {
+    const int begin = larger(group, first / kBlock), end = smaller(group + kStep, end_block);
+    Prefetch keys(blocks + end, smaller(kStep, end_block - end), 0, a.value_offset, count);
+    Prefetch values(blocks + begin, end - begin, a.value_offset, padded_dim * kBlock * 2, count);
+    if (shared) {
+      float* panel = a.panel;
+      for (int d = 0; d < head_dim; ++d, panel += kPanelTokens)
+        for (int b = begin; b < end; ++b) store(panel + (b - group) * kBlock, HalfKeys{blocks}(b, d));
+    }
+    for (int t = 0; t < count; ++t) {
+      keys();
+      values();
+      const Tile& tile = tiles[t];
+      const int from = larger(begin, tile.first / kBlock);
+      const int to = smaller(end, (tile.last + kBlock - 1) / kBlock);
+      if (shared)
+        score_blocks(a, tile, from, to, PanelKeys{a.panel, group}, largest + tile.query);
+      else
+        score_blocks(a, tile, from, to, HalfKeys{blocks}, largest + tile.query);
+    }
+  }
+
+  for (int i = 0; i < a.queries * padded_dim; i += 16) store(a.out + i, zero());
+  for (int t = 0; t < count; ++t) soften(a, tiles[t], largest + tiles[t].query);
+  Prefetch next(a.next, a.next != nullptr ? kStep : 0, 0, a.value_offset, 4 * count);
+
+  // Positions that no query sees may hold garbage: they are skipped, not weighted by 0.
+  for (int column = 0; column < padded_dim; column += 64) {
+    const int vectors = smaller(64, padded_dim - column) / 16;
+    const HalfValues values{blocks, a.value_offset, padded_dim, column};
+    for (int group = first / kPanelTokens * kPanelTokens; group < last; group += kPanelTokens) {
+      const int begin = larger(group, first), end = smaller(group + kPanelTokens, last);
+      if (!shared) {
+        next();
+        weigh_columns(a, tiles[0], column, vectors, begin, end, values);
+        continue;
+      }
+      float* panel = a.panel + (begin - group) * 64;
+      for (int token = begin; token < end; ++token, panel += 64)
+        for (int v = 0; v < vectors; ++v) store(panel + 16 * v, values(token, v));
+      for (int t = 0; t < count; ++t) {
+        next();
+        weigh_columns(a, tiles[t], column, vectors, larger(begin, tiles[t].first), smaller(end, tiles[t].last),
+                      PanelValues{a.panel, group});
+      }
+    }
   }
 }
 
@@ -110,11 +318,11 @@ void merge(float* max_, float* sum_, float* out, float chunk_max, float chunk_su
     return;
   }
   const float both[2] = {*max_, chunk_max};
-  const float largest = both[0] > both[1] ? both[0] : both[1];
+  const float top = both[0] > both[1] ? both[0] : both[1];
   alignas(64) float factor[16];
-  store(factor, exp(sub(load_partial(both, 2), set(largest))));
+  store(factor, exp2(sub(load_partial(both, 2), set(top))));
   const f32x16 keep = set(factor[0]), take = set(factor[1]);
-  *max_ = largest;
+  *max_ = top;
   *sum_ = __builtin_fmaf(*sum_, factor[0], chunk_sum * factor[1]);
   for (int d = 0; d < n; d += 16) store(out + d, fma(load(out + d), keep, mul(load(chunk_out + d), take)));
 }

@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+CPUINFO = Path("/proc/cpuinfo")
 # What the speed of integer products depends on.
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "sve")
 
@@ -14,9 +15,8 @@ FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"
 def machine() -> dict[str, Any]:
     """{"cpu", "family", "model", "stepping", "flags", "cores", "system", "python"}; None: not told."""
     first: dict[str, str] = {}
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").split("\n\n")[0].splitlines():
+    if CPUINFO.exists():
+        for line in CPUINFO.read_text(errors="replace").split("\n\n")[0].splitlines():
             name, _, value = line.partition(":")
             first[name.strip()] = value.strip()
     has = set((first.get("flags") or first.get("Features") or "").split())

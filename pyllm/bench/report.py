@@ -46,13 +46,18 @@ class Bench:
         """Measures everything, into the fields above; interrupted, they hold what there is."""
         tell("ceilings")
         self._measure_ceilings()
-        if self.with_start:
-            for repeat in range(self.repeat + 1):
-                tell(f"start, {_count(repeat - 1, self.repeat)}")
-                start = measure_start(self.path, self.threads)
-                if repeat > 0:  # the first fills the page cache
-                    self.starts.append(start)
-        tell("loading")
+        tell("first start")  # fills the page cache and keeps the packed weights
+        measure_start(self.path, self.threads)
+        for repeat in range(self.repeat if self.with_start else 0):
+            tell(f"start, {repeat + 1} of {self.repeat}")
+            self.starts.append(measure_start(self.path, self.threads))
+        if self.tests:
+            tell("loading")
+            self._measure_speed(tell)
+        tell("ceilings")
+        self._measure_ceilings()
+
+    def _measure_speed(self, tell: Tell) -> None:
         with self._open() as llm:
             self.work = Work.of(_core.GgufFile(self.path), llm.config.kv_bytes_per_token)
             speed = Speed(llm)
@@ -60,14 +65,14 @@ class Bench:
                 speed.check(test)
             try:
                 for test in self.tests:
-                    tell(f"{test}, {_count(-1, self.repeat)}")
-                    for repeat, rate in enumerate(speed.rates(test, self.repeat)):
+                    tell(f"{test}, warming up")
+                    speed.warm_up(test)
+                    for repeat in range(self.repeat):
+                        tell(f"{test}, {repeat + 1} of {self.repeat}")
+                        rate = speed.rate(test)
                         self.rates.setdefault(test, []).append(rate)
-                        tell(f"{test}, {_count(repeat + 1, self.repeat)}")
             finally:
                 self.run_peak_bytes = peak_resident_bytes()
-        tell("ceilings")
-        self._measure_ceilings()
 
     def _measure_ceilings(self) -> None:
         """Before and after everything else, and the better counts: a neighbour may slow down one of them."""
@@ -81,8 +86,8 @@ class Bench:
         return LLM(
             self.path,
             threads=self.threads,
-            context=max((test.length for test in self.tests), default=0),
-            max_sequences=max((test.batch for test in self.tests), default=1),
+            context=max(test.length for test in self.tests),
+            max_sequences=max(test.batch for test in self.tests),
         )
 
     def report(self) -> dict[str, Any]:
@@ -131,7 +136,3 @@ class Bench:
         if self.run_peak_bytes:
             memory["run_peak_bytes"] = self.run_peak_bytes
         return memory
-
-
-def _count(done: int, repeat: int) -> str:
-    return "warming up" if done < 0 else f"{done} of {repeat} done"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -61,18 +60,18 @@ class Speed:
                 "memory for; give less --depth or --batch"
             )
 
-    def rates(self, test: Test, repeat: int) -> Iterator[float]:
-        """Tokens per second of `repeat` runs, all sequences together; a run that does not count comes first."""
+    def warm_up(self, test: Test) -> None:
+        """Computes the depth, and a little of the test."""
         self._run(test, test.tokens if test.test == "prompt" else min(test.tokens, 4))
-        for _ in range(repeat):
-            done = self._run(test, test.tokens)
-            for completion in done:
-                if completion.usage.cached_tokens < test.context // KV_BLOCK * KV_BLOCK:
-                    raise PyllmError(f"{test}: the KV cache lost the depth; give less --depth or --batch")
-            if test.test == "prompt":
-                yield done[0].timings.prompt_tokens_per_second
-            else:
-                yield test.batch * test.tokens / max(completion.timings.decode_s for completion in done)
+
+    def rate(self, test: Test) -> float:
+        """Tokens per second of one run, all sequences together. It has been warmed up."""
+        done = self._run(test, test.tokens)
+        if any(c.usage.cached_tokens < test.context // KV_BLOCK * KV_BLOCK for c in done):
+            raise PyllmError(f"{test}: the KV cache lost the depth; give less --depth or --batch")
+        if test.test == "prompt":
+            return done[0].timings.prompt_tokens_per_second
+        return test.batch * test.tokens / max(completion.timings.decode_s for completion in done)
 
     def _run(self, test: Test, tokens: int) -> list[Completion]:
         new = tokens if test.test == "prompt" else 1

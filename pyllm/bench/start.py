@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +29,12 @@ class Start:
 
 
 def measure_start(path: Path, threads: int = 0) -> Start:
-    """One start. PyllmError when it fails, with what the process said."""
-    command = [sys.executable, "-m", "pyllm.bench.start", str(path), "--threads", str(threads)]
+    """One start of pyllm. PyllmError when it fails, with what the process said."""
+    return watch([sys.executable, "-m", "pyllm.bench.start", str(path), "--threads", str(threads)])
+
+
+def watch(command: Sequence[str]) -> Start:
+    """Runs a process that says ready, then token, then {"load_s", "peak_bytes"}, each on a line."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as complaint:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaint, text=True) as child:

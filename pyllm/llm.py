@@ -365,6 +365,7 @@ class _Background(Generic[_T]):
 
     def __init__(self, compute: Callable[[], _T]) -> None:
         self._compute = compute
+        self._done = threading.Event()  # joining a thread does not survive Ctrl-C everywhere
         self._thread = threading.Thread(target=self._run, name="pyllm-load")
         self._error: BaseException | None = None
         self._thread.start()
@@ -374,14 +375,16 @@ class _Background(Generic[_T]):
             self._value = self._compute()
         except BaseException as error:
             self._error = error
+        self._done.set()
 
     def end(self) -> None:
         """Waits for it; whether it failed does not matter any more."""
+        self._done.wait()
         self._thread.join()
 
     def result(self) -> _T:
         """Waits for it; raises what computing it raised."""
-        self._thread.join()
+        self.end()
         if self._error is not None:
             raise self._error
         return self._value

@@ -7,6 +7,7 @@ memory, and one line on standard error says why the next start will take as long
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -32,10 +33,12 @@ class Packing:
 
     def __init__(self, file: _core.GgufFile) -> None:
         self.weights = _core.PackedWeights()
+        self.mapped_bytes = self.packed_bytes = 0  # once loaded: from the folder, and of the model's file
         self._file = file
         self._content: str | None = None
+        self._process = os.getpid()
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._written: threading.Event | None = None  # joining a thread does not survive Ctrl-C everywhere
         self._kept = file.file_bytes >= packs.SMALLEST and packs.limit() > 0
         if self._kept:
             try:
@@ -84,27 +87,27 @@ class Packing:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def keep(self) -> None:
-        """Writes what a load has packed to the folder, in the background."""
-        packed = self.weights.packed
-        if self._kept and packed and packed + self.weights.mapped_bytes >= packs.SMALLEST:
-            pieces = self.weights.pieces
-            self._thread = threading.Thread(target=self._write, args=(pieces,), name="pyllm-pack", daemon=True)
-            self._thread.start()
+        """Writes what a load has packed to the folder, in the background. The engine owns the weights now."""
+        weights, self.weights = self.weights, _core.PackedWeights()
+        self.mapped_bytes, self.packed_bytes = weights.mapped_bytes, weights.packed
+        if self._kept and weights.packed and weights.packed + weights.mapped_bytes >= packs.SMALLEST:
+            pieces = weights.pieces
+            self._written = threading.Event()
             atexit.register(self.finish)
+            threading.Thread(target=self._write, args=(pieces,), name="pyllm-pack", daemon=True).start()
 
     def finish(self) -> None:
         """Waits until the weights are kept. Ctrl-C ends it."""
-        if self._thread is None:
+        if self._written is None or self._process != os.getpid():
             return
         try:
-            self._thread.join(0.5)
-            if self._thread.is_alive():
+            if not self._written.wait(0.5):
                 if sys.stderr is not None and sys.stderr.isatty():
                     _say("keeping the packed weights for the next start; Ctrl-C to leave now")
-                self._thread.join()
+                self._written.wait()
         except KeyboardInterrupt:
             self.cancel()
-            self._thread.join(5)
+            self._written.wait(5)
 
     def cancel(self) -> None:
         """Ends loading and keeping soon; nothing is left behind."""
@@ -122,6 +125,10 @@ class Packing:
             pass
         except _TROUBLE as error:
             self._give_up(error)
+        finally:
+            atexit.unregister(self.finish)
+            if self._written is not None:
+                self._written.set()
 
     def _check(self) -> None:
         if self._stop.is_set():

@@ -81,8 +81,12 @@ def packing() -> str:
 
 def known_content(identities: Sequence[tuple[int, ...]]) -> str | None:
     """The content of a model that was read before and is the same since."""
+    return _content(_note(identities))
+
+
+def _content(note: Path) -> str | None:
     try:
-        with _opened(_note(identities)) as fd:
+        with _opened(note) as fd:
             text = os.read(fd, 65).decode("ascii", "replace")
     except (OSError, UntrustedError):
         return None
@@ -231,6 +235,20 @@ def verify(pack: Pack) -> str:
     except (OSError, UntrustedError, BadPackError) as error:
         return str(error)
     return ""
+
+
+def forget(paths: Sequence[Path]) -> int:
+    """Deletes what is kept of the model in `paths`, all parts of it; the bytes freed. OSError."""
+    status = [path.stat() for path in paths]
+    note = _note([(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in status])
+    content = _content(note)
+    if content is None:
+        return 0
+    gone = [note, *(path for path in _files(".pack") if path.name.startswith(content[:32]))]
+    freed = _bytes(gone)
+    for path in gone:
+        path.unlink(missing_ok=True)
+    return freed
 
 
 def clear() -> int:

@@ -164,18 +164,24 @@ class Tokenizer:
         detokenizer = self.detokenizer(skip_special=skip_special, start=True)
         return "".join([detokenizer.push(token) for token in ids]) + detokenizer.flush()
 
-    def detokenizer(self, skip_special: bool = True, start: bool = False) -> Detokenizer:
+    def detokenizer(
+        self, skip_special: bool = True, start: bool = False, visible: Iterable[int] = ()
+    ) -> Detokenizer:
         """For text that arrives token by token. start: the ids begin a text, see `decode`; leave it False for
-        generated tokens, whose leading space belongs to the text."""
-        return Detokenizer(self, skip_special, start and self.vocabulary.add_space_prefix)
+        generated tokens, whose leading space belongs to the text. visible: control tokens that are text all the
+        same."""
+        return Detokenizer(self, skip_special, start and self.vocabulary.add_space_prefix, visible)
 
 
 class Detokenizer:
     """Turns tokens into text one by one: never half a character, and never one lost."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool, strip_space: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special: bool, strip_space: bool, visible: Iterable[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._visible = frozenset(visible)
         self._strip_space = strip_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -183,7 +189,7 @@ class Detokenizer:
         """The text that this token completes; empty while a character still lacks bytes."""
         piece = self._tokenizer.piece_bytes(token)
         if self._tokenizer.is_special(token):
-            if self._skip_special:
+            if self._skip_special and token not in self._visible:
                 return ""
             if token != self._tokenizer.bos:
                 self._strip_space = False
@@ -280,7 +286,8 @@ def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> Hugging
     if vocabulary.renamed:
         pairs = [pair for pair in pairs if pair[0] + pair[1] not in hidden]
     try:
-        model = BPE(vocab=ids, merges=pairs, ignore_merges=pre.ignore_merges, unk_token=_HOLE)
+        used = ids if pre.ignore_merges else _used(vocabulary, ids)
+        model = BPE(vocab=used, merges=pairs, ignore_merges=pre.ignore_merges, unk_token=_HOLE)
     except Exception:
         model = BPE(
             vocab=ids,
@@ -293,6 +300,15 @@ def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> Hugging
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
     return tokenizer
+
+
+def _used(vocabulary: Vocabulary, ids: dict[str, int]) -> dict[str, int]:
+    """`ids` without unused tokens, with which vocabularies are padded by the thousand: text becomes only single
+    characters and what merges name, and where merges name an unused token it is missed."""
+    if TokenType.UNUSED not in vocabulary.types:
+        return ids
+    types = vocabulary.types + bytes([TokenType.NORMAL])  # the hole's
+    return {text: i for text, i in ids.items() if types[i] != TokenType.UNUSED or len(text) == 1}
 
 
 def _texts(tokens: Sequence[bytes]) -> list[str]:

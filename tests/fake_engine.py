@@ -120,7 +120,7 @@ class FakeTokenizer:
     def piece(self, token: int) -> str:
         return bytes([token]).decode("utf-8", "replace")
 
-    def detokenizer(self) -> FakeDetokenizer:
+    def detokenizer(self, visible: tuple[int, ...] = ()) -> FakeDetokenizer:
         return FakeDetokenizer()
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import gc
+import hashlib
+import io
 import json
 import os
+import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,7 @@ from shapes import write_model
 
 import pyllm
 from pyllm import LLM, PyllmError, _core, pack_file, packing, packs
+from pyllm.models import remove
 
 ROOT = Path(pyllm.__file__).parents[1]
 TOKENS = [5, 6, 7, 8, 9, 10, 11]
@@ -64,8 +71,8 @@ class Start:
             made = llm._packing
         if made:
             made.finish()
-        self.mapped = made.weights.mapped_bytes if made else 0
-        self.packed = made.weights.packed if made else 0
+        self.mapped = made.mapped_bytes if made else 0
+        self.packed = made.packed_bytes if made else 0
 
 
 def kept(home: Path) -> list[str]:
@@ -190,8 +197,6 @@ def rewrite(path: Path, change: Any) -> None:
         file.truncate(about.bytes)
         file.seek(about.bytes)
         document = json.dumps(described).encode()
-        import hashlib
-
         file.write(document)
         file.write(pack_file._END.pack(hashlib.sha256(document).digest(), len(document), pack_file.MAGIC))
         file.flush()
@@ -342,8 +347,6 @@ def test_a_home_that_cannot_be_written(models: Any, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_full_disk_leaves_nothing(models: Any, home: Path, capfd: Any) -> None:
-    import signal
-
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails as on a full disk
     try:
@@ -376,6 +379,76 @@ def test_a_cancelled_write_leaves_nothing(models: Any, home: Path, monkeypatch: 
     made.finish()
     assert written[0] == 1  # half written, it was there
     assert kept(home) == []
+
+
+# Begins to write slowly, says so, and then does what argv[2] says.
+SLOW = """
+import os, sys, threading, time
+from pyllm import LLM, pack_file, packs
+packs.SMALLEST = 0
+pack_file.BLOCK = 4096
+write_all, begun, writer = pack_file._write_all, threading.Event(), None
+def slow(fd, parts):
+    write_all(fd, parts)
+    begun.set()
+    time.sleep(0.1)
+pack_file._write_all = slow
+with LLM(sys.argv[1], threads=1) as llm:
+    begun.wait()
+    print("writing", flush=True)
+    exec(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "sent"),
+    [("time.sleep(60)", signal.SIGINT), ("pass", signal.SIGINT), ("time.sleep(60)", signal.SIGKILL)],
+    ids=["Ctrl-C", "Ctrl-C at the end", "killed"],
+)
+def test_a_process_that_is_ended_while_it_writes(models: Any, home: Path, then: str, sent: int) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, str(models["wide"]), then], env=env, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    (partial,) = kept(home)
+    assert partial.endswith(".partial")
+    time.sleep(0.3)
+    process.send_signal(sent)
+    process.communicate(timeout=60)
+    assert (kept(home) == [partial]) == (sent == signal.SIGKILL)
+    Start(models["wide"])
+    only(home)
+
+
+def test_a_closed_model_frees_its_packed_weights(models: Any) -> None:
+    made = packing.Packing(_core.GgufFile(models["one"]))
+    model = _core.Model(made._file, threads=1, packed=made.weights)
+    pieces = [weakref.ref(piece) for piece in made.weights.pieces[:1]]
+    weights = weakref.ref(made.weights)
+    made.keep()
+    made.finish()
+    del model
+    gc.collect()
+    assert weights() is None
+    assert pieces[0]() is None
+
+
+def test_a_terminal_sees_the_packing(models: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    made = packing.Packing(_core.GgufFile(models["one"]))
+    _core.Model(made._file, threads=1, packed=made.weights)
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    deadline = time.monotonic() + 30
+    with made.shown():
+        while "%" not in screen.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert re.fullmatch(r"(\rpyllm: packing weights \d+ %)+\r\x1b\[K", screen.getvalue())
 
 
 def test_a_load_can_be_cancelled(models: Any) -> None:
@@ -484,6 +557,20 @@ def doctor(*options: str) -> tuple[int, Any, str]:
     command = [sys.executable, "-m", "pyllm", "doctor", "--json", *options]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, json.loads(done.stdout), done.stderr
+
+
+def test_rm_deletes_what_is_kept_of_a_model(models: Any, home: Path) -> None:
+    folder = home.parent / "models" / "mine"
+    folder.mkdir(parents=True)
+    path = Path(shutil.copy(models["one"], folder / "m.gguf"))
+    source = {"kind": "huggingface", "repo": "a/b", "file": "m.gguf"}
+    (folder / "model.json").write_text(json.dumps({"name": "mine", "file": "m.gguf", "sources": [source]}))
+    Start(path)
+    Start(models["two"])
+    assert len(kept(home)) == 2
+    size = path.stat().st_size
+    assert remove("mine") > 1.5 * size
+    assert [pack.model for pack in packs.packs()] == ["two.gguf"]
 
 
 def test_doctor_shows_verifies_and_clears(models: Any, home: Path) -> None:

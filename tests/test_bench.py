@@ -76,7 +76,7 @@ def test_json(run, model):
         assert set(result["of_ceiling"]) == {"read", "int8"}
         assert all(0 <= share < 1 for share in result["of_ceiling"].values())
     start = report["start"]
-    assert start["first_token_s"]["min"] > start["ready_s"]["min"] > start["load_s"]["min"] > 0
+    assert start["first_token_s"]["min"] >= start["ready_s"]["min"] > start["load_s"]["min"] > 0
     memory = report["memory"]
     assert memory["file_bytes"] == model.stat().st_size
     assert memory["kv_bytes_per_token"] == 2 * 2 * 2 * 16 * 2  # layers, K and V, KV heads, head, bytes

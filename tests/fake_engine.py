@@ -120,8 +120,24 @@ class FakeTokenizer:
     def piece(self, token: int) -> str:
         return bytes([token]).decode("utf-8", "replace")
 
+    def piece_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+    def special_tokens(self) -> FakeSpecialTokens:
+        return FakeSpecialTokens()
+
     def detokenizer(self, visible: tuple[int, ...] = ()) -> FakeDetokenizer:
         return FakeDetokenizer()
+
+
+class FakeSpecialTokens:
+    """There are none."""
+
+    def split(self, segments: Sequence[tuple[str, bool]]) -> list[int | str]:
+        return [text for text, _ in segments]
 
 
 class FakeDetokenizer:

@@ -54,7 +54,9 @@ def test_generate_twice_with_one_seed(run, model):
     assert len(done["token_ids"]) == done["usage"]["completion_tokens"] == 12
     assert set(done["timings"]) == {
         "load_s",
+        "queue_s",
         "first_token_s",
+        "decode_s",
         "prompt_tokens_per_second",
         "decode_tokens_per_second",
     }

@@ -64,7 +64,7 @@ def test_every_route_needs_a_key(guarded: Serving, method: str) -> None:
                 reply = guarded.request(method, path, None, {**headers, "host": host})
                 assert reply.status == 401, (method, path, headers, host, reply.status)
                 if method != "HEAD":
-                    assert reply.error["code"] == "invalid_api_key"
+                    assert reply.error["type"] == "authentication_error"
     assert guarded.get("/health").json == {"status": "ok"}
 
 

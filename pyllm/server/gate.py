@@ -12,8 +12,9 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from pyllm.server.auth import Hosts, Keys
-from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.errors import ApiError, ClientLeftError, internal
 from pyllm.server.exchange import KEY, Exchange
+from pyllm.server.stream import encoded_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,12 +68,12 @@ class Gate:
                     await exchange.stream.run(exchange, receive, send)
         except ApiError as error:
             exchange.note = error.code or error.kind
-            await respond(send_with_headers, error)
+            await respond(send_with_headers, error, exchange.path)
         except Exception as error:
             exchange.note = type(error).__name__
             traceback.print_exc()
             if not exchange.status:
-                await respond(send_with_headers, internal(error))
+                await respond(send_with_headers, internal(error), exchange.path)
         finally:
             self._finished(exchange)
 
@@ -85,21 +86,19 @@ class Gate:
     def _label(self, path: str) -> str:
         if path in self._paths:
             return path
-        return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
+        for family in ("/v1/models/", "/v1/responses/"):
+            if path.startswith(family):
+                return family
+        return "other"
 
 
-async def respond(send: Any, error: ApiError) -> None:
+async def respond(send: Any, error: ApiError, path: str) -> None:
     """Sends an error as a whole answer."""
-    body = error.encoded()
+    body = encoded_error(error, path)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def internal(error: Exception) -> ApiError:
-    """Our own mistake: the log has the traceback, the client gets no details."""
-    return ApiError(500, "the server failed; its log tells where", code="internal_error")
 
 
 def as_api_error(error: Exception) -> ApiError:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
-from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.anthropic import error_message
+from pyllm.server.errors import ApiError, ClientLeftError, internal
 from pyllm.server.exchange import KEY
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pyllm.server.engine import Answers
     from pyllm.server.exchange import Exchange
 
+ANTHROPIC = "/v1/messages"  # paths that speak its form
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -78,9 +80,22 @@ class EventStream(Response):
                 return
             except ApiError as error:
                 exchange.note = error.code or error.kind
-                data = b"data: " + error.encoded() + b"\n\n"
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                await self._send_error(error, exchange, send)
+            except Exception as error:
+                await self._send_error(internal(error), exchange, send)
+                raise
+            else:
+                await send({"type": "http.response.body", "body": b""})
+
+    async def _send_error(self, error: ApiError, exchange: Exchange, send: Send) -> None:
+        name = b"event: error\n" if exchange.path.startswith(ANTHROPIC) else b""
+        data = name + b"data: " + encoded_error(error, exchange.path) + b"\n\n"
+        await send({"type": "http.response.body", "body": data})
+
+
+def encoded_error(error: ApiError, path: str) -> bytes:
+    """An error as JSON, in the form that clients of `path` know."""
+    return _encode(error_message(error) if path.startswith(ANTHROPIC) else error.document())
 
 
 def json_response(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -40,7 +40,7 @@ struct MatmulKernels {
   MatmulKernel tile[2][4];  // for 1 and 2 panels; for 1, 2, 4, 8 columns
 };
 struct FloatMatmulKernels {
-  FloatMatmulKernel tile[4];  // for 1, 2, 4, 8 columns
+  FloatMatmulKernel tile[2][4];  // likewise
 };
 
 // Attention of up to kTileQueries query vectors over one chunk of positions of one KV head.

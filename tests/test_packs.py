@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from shapes import write_model
 
 import pyllm
 from pyllm import LLM, PyllmError, _core, pack_file, packing, packs
 from pyllm.models import remove
+from pyllm.shapes import write_model
 
 ROOT = Path(pyllm.__file__).parents[1]
 TOKENS = [5, 6, 7, 8, 9, 10, 11]

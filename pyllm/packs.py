@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pyllm import _core
 
 LIMIT = 20 * 10**9
-# A model of less packs in the time that its vocabulary takes to load beside it: see tests/bench/start.py.
-SMALLEST = 256 << 20
+# A smaller model packs while its vocabulary is opened beside it.
+SMALLEST = 64 << 20
 _RACY_NS = 2 * 10**9  # a file changed this recently can change again without its times telling
 
 

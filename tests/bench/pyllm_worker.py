@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, required=True)
     args = parser.parse_args()
     with LLM(args.model, threads=args.threads, context=args.context, max_sequences=args.sequences) as llm:
+        llm.settle()
         speed = Speed(llm)
         work = Work.of(_core.GgufFile(args.model), llm.config.kv_bytes_per_token)
 

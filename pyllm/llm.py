@@ -56,7 +56,8 @@ class LLM:
     threads: CPU threads, 0 for as many as the process may use. isa: instruction set to force, "" for the best.
     precise: activations of quantized layers in 15 bits rather than 8, for twice the arithmetic.
     context: tokens that one sequence may have, 0 for what the model was made for.
-    kv_bytes: memory for keys and values, 0 to decide by what is free.
+    kv_bytes: memory for keys and values, 0 to decide by what is free. kv_type: what they are kept in, "f16",
+    "q8_0" (about half the memory) or "q4_0" (about a quarter, for a little quality).
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
 
@@ -76,6 +77,7 @@ class LLM:
         max_sequences: int = 0,
         isa: str = "",
         precise: bool = False,
+        kv_type: str = "f16",
         prefix_cache: bool = True,
     ) -> None:
         from pyllm import _core
@@ -86,7 +88,7 @@ class LLM:
         file = _core.GgufFile(path)
         # The vocabulary and the weights, side by side.
         vocabulary = _Background(lambda: _tokenizer(file))
-        weights = _core.Model(file, threads=threads, isa=isa, precise=precise)
+        weights = _core.Model(file, threads=threads, isa=isa, precise=precise, kv_type=kv_type)
         tokenizer = vocabulary.result()
         engine = _core.Engine(
             weights,

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/batch.h"
+#include "core/kv_type.h"
 #include "core/tensor.h"
 #include "core/type.h"
 
@@ -125,6 +126,7 @@ struct BackendOptions {
   // Activations of quantized products as two 8-bit parts, value and remainder, in place of one: about 15 bits,
   // for twice the arithmetic.
   bool precise = false;
+  KvType kv_type = KvType::F16;
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 

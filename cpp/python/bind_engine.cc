@@ -13,8 +13,9 @@ struct LoadedEngine {
   std::unique_ptr<Engine> engine;
 };
 
-LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise) {
-  std::unique_ptr<Model> model = load_model(*file, {threads, isa, precise});
+LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise,
+                 const std::string& kv_type) {
+  std::unique_ptr<Model> model = load_model(*file, {threads, isa, precise, kv_type_named(kv_type)});
   return LoadedModel(std::move(file), std::move(model));
 }
 
@@ -121,9 +122,9 @@ py::list top_logprobs(const Event& e) {
 void bind_model(py::module_& m) {
   py::class_<LoadedModel>(m, "Model", "A model's weights, ready to compute. One engine can take it over.")
       .def(py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
-           py::arg("precise") = false, py::call_guard<py::gil_scoped_release>(),
+           py::arg("precise") = false, py::arg("kv_type") = "f16", py::call_guard<py::gil_scoped_release>(),
            "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
-           "precise: activations of 15 bits instead of 8, for twice the arithmetic.")
+           "precise: activations of 15 bits instead of 8, for twice the arithmetic. kv_type: 'f16', 'q8_0' or 'q4_0'.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
       .def_property_readonly(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 COUNT = click.IntRange(min=0)
+KV_TYPES = ("f16", "q8_0", "q4_0")
 
 model_argument = click.argument("model")
 optional_model = click.argument("model", required=False)
@@ -36,6 +37,12 @@ ENGINE = [
         "--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used."
     ),
     click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits."),
+    click.option(
+        "--kv-type",
+        type=click.Choice(KV_TYPES),
+        default="f16",
+        help="What the KV cache is kept in: q8_0 takes about half the memory, q4_0 a quarter.",
+    ),
     click.option("--precise", is_flag=True, help="Activations in 15 bits, not 8: nearer to float32, slower."),
 ]
 
@@ -71,12 +78,14 @@ def sampling_options(command: F) -> F:
     return command
 
 
-def open_model(path: Path, context: int, threads: int, kv_memory: str, precise: bool, **more: Any) -> LLM:
+def open_model(
+    path: Path, context: int, threads: int, kv_memory: str, kv_type: str, precise: bool, **more: Any
+) -> LLM:
     """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
     kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
     from pyllm.llm import LLM
 
-    return LLM(path, context=context, threads=threads, kv_bytes=kv_bytes, precise=precise, **more)
+    return LLM(path, context=context, threads=threads, kv_bytes=kv_bytes, kv_type=kv_type, precise=precise, **more)
 
 
 def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:

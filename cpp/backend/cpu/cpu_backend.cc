@@ -23,7 +23,7 @@ bool is_float(Type type) { return type == Type::F32 || type == Type::F16 || type
 }  // namespace
 
 CpuBackend::CpuBackend(const BackendOptions& options)
-    : kernels_(select_kernels(options.isa)), precise_(options.precise), pool_(options.threads) {}
+    : kernels_(select_kernels(options.isa)), precise_(options.precise), kv_type_(options.kv_type), pool_(options.threads) {}
 
 std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   auto weight = std::make_unique<CpuMatrix>();

@@ -57,7 +57,7 @@ class LLM:
     precise: activations of quantized layers in 15 bits rather than 8, for twice the arithmetic.
     context: tokens that one sequence may have, 0 for what the model was made for.
     kv_bytes: memory for keys and values, 0 to decide by what is free. kv_type: what they are kept in, "f16",
-    "q8_0" (about half the memory) or "q4_0" (about a quarter, for a little quality).
+    "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %) or "q4_0" (a quarter, at a loss).
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
 

@@ -126,7 +126,7 @@ struct BackendOptions {
   // Activations of quantized products as two 8-bit parts, value and remainder, in place of one: about 15 bits,
   // for twice the arithmetic.
   bool precise = false;
-  KvType kv_type = KvType::F16;
+  KvType kv_type{};
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 

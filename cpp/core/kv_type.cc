@@ -5,10 +5,11 @@
 namespace pyllm {
 
 KvType kv_type_named(std::string_view name) {
-  if (name == "f16") return KvType::F16;
-  if (name == "q8_0") return KvType::Q8_0;
-  if (name == "q4_0") return KvType::Q4_0;
-  fail("kv_type: expected f16, q8_0 or q4_0, got ", name);
+  if (name == "f16") return {KvElement::Half, KvElement::Half};
+  if (name == "q8_0") return {KvElement::Bits8, KvElement::Bits8};
+  if (name == "q8_q4") return {KvElement::Bits8, KvElement::Bits4};
+  if (name == "q4_0") return {KvElement::Bits4, KvElement::Bits4};
+  fail("kv_type: expected f16, q8_0, q8_q4 or q4_0, got ", name);
 }
 
 }  // namespace pyllm

@@ -5,13 +5,17 @@
 
 namespace pyllm {
 
-enum class KvType {
-  F16,
-  Q8_0,  // 8 bits, and a half per 32 elements
-  Q4_0,  // 4 bits, and a half per 32 elements; keys and values are rotated first
+enum class KvElement {
+  Half,
+  Bits8,  // and a half per 32 elements
+  Bits4,  // likewise; vectors are rotated first
 };
 
-// "f16", "q8_0" or "q4_0". Throws Error for another name.
+struct KvType {
+  KvElement keys = KvElement::Half, values = KvElement::Half;
+};
+
+// "f16", "q8_0", "q8_q4" (keys in 8 bits, values in 4) or "q4_0". Throws Error for another name.
 KvType kv_type_named(std::string_view name);
 
 }  // namespace pyllm

@@ -43,7 +43,7 @@ struct LoadOptions {
   int threads = 0;       // 0: as many as the process may use
   std::string isa;       // "": the best this machine has, or PYLLM_ISA
   bool precise = false;  // BackendOptions::precise
-  KvType kv_type = KvType::F16;
+  KvType kv_type{};
 };
 
 // Throws Error: unknown architecture (lists the known ones), missing or misshapen tensor or key.

@@ -124,7 +124,7 @@ void bind_model(py::module_& m) {
       .def(py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
            py::arg("precise") = false, py::arg("kv_type") = "f16", py::call_guard<py::gil_scoped_release>(),
            "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
-           "precise: activations of 15 bits instead of 8, for twice the arithmetic. kv_type: 'f16', 'q8_0' or 'q4_0'.")
+           "precise: activations of 15 bits instead of 8, for twice the arithmetic. kv_type: 'f16', 'q8_0', 'q8_q4' or 'q4_0'.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
       .def_property_readonly(

@@ -59,17 +59,16 @@ void CpuBackend::store_kv(KvCache& cache, int layer, Tensor k, Tensor v) {
     for_rows(s.rows, 8 * k.cols, [&](int64_t i) {
       const int64_t position = s.past + i, row = s.first_row + i;
       const int block = s.blocks[static_cast<size_t>(position / kBlockTokens)], slot = position % kBlockTokens;
-      std::vector<float> rotated(is_rotated(kv.layout.type) ? static_cast<size_t>(2 * dim) : 0);
+      const auto rotated = [&](KvElement element, const float* x, std::vector<float>& copy) -> const float* {
+        if (!is_rotated(element)) return x;
+        copy.assign(x, x + dim);
+        rotate(copy.data(), dim);
+        return copy.data();
+      };
+      std::vector<float> key_copy, value_copy;
       for (int h = 0; h < kv.shape.kv_heads; ++h) {
-        const float *key = k.row(row) + h * dim, *value = v.row(row) + h * dim;
-        if (!rotated.empty()) {
-          std::copy_n(key, dim, rotated.data());
-          std::copy_n(value, dim, rotated.data() + dim);
-          rotate(rotated.data(), dim);
-          rotate(rotated.data() + dim, dim);
-          key = rotated.data();
-          value = key + dim;
-        }
+        const float* key = rotated(kv.layout.type.keys, k.row(row) + h * dim, key_copy);
+        const float* value = rotated(kv.layout.type.values, v.row(row) + h * dim, value_copy);
         store_token(kernels_, kv.layout, kv.head(layer, block, h), slot, key, value);
       }
     });
@@ -87,7 +86,6 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
   const auto& kv = static_cast<const CpuKvCache&>(cache);
   const AttentionPlan& plan = attention_plan(shape);
   const int dim = shape.head_dim, padded = kv.layout.padded_dim;
-  const bool rotated = is_rotated(kv.layout.type);
   const float scale = shape.softcap > 0.0f ? shape.scale : shape.scale * kLog2E;
 
   const int64_t mark = arena_.mark();
@@ -101,7 +99,7 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
     float* to = out.row(query.row) + (kv_head * plan.group + query.head) * dim;
     const float inverse = 1.0f / result.sum[i];
     for (int d = 0; d < dim; ++d) to[d] = result.out[i * padded + d] * inverse;
-    if (rotated) rotate(to, dim);
+    if (is_rotated(kv.layout.type.values)) rotate(to, dim);
   };
 
   const int64_t q_floats = int64_t{kTileQueries} * dim, score_floats = int64_t{kTileQueries} * kChunk;
@@ -118,7 +116,7 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
     const AttentionQuery* queries = plan.queries.data() + piece.first_query;
     for (int i = 0; i < piece.queries; ++i) {
       const float* from = q.row(queries[i].row) + (kv_head * plan.group + queries[i].head) * dim;
-      if (rotated) {
+      if (is_rotated(kv.layout.type.keys)) {
         std::copy_n(from, dim, panel);
         rotate(panel, dim);
         from = panel;

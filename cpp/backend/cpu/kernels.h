@@ -51,10 +51,10 @@ struct KvLayout {
   int head_dim;
   int padded_dim;        // features of a value: head_dim and padding
   int64_t key_scales;    // half [group of 32 features][16 tokens]; before them the keys
-                         //   F16: half [head_dim][16], Q8_0: int8 [head_dim][16]
-                         //   Q4_0: [head_dim / 2][16] bytes, the even feature in the low four bits
-  int64_t values;        // F16: half [16][padded_dim], Q8_0: int8 [16][padded_dim]
-                         //   Q4_0: [16][padded_dim / 32][16] bytes, features 0 to 15 in the low four bits
+                         //   half [head_dim][16], int8 [head_dim][16]
+                         //   or [head_dim / 2][16] bytes with the even feature in the low four bits
+  int64_t values;        // half [16][padded_dim], int8 [16][padded_dim]
+                         //   or [16][padded_dim / 32][16] bytes with features 0 to 15 in the low four bits
   int64_t value_scales;  // half [group][16]
   int64_t bytes;
 };

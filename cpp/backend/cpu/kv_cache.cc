@@ -18,33 +18,20 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 uint16_t half_bits(float x) { return to_half(x).bits; }
 
-// Codes of up to kGroup elements and the scale: value = (code - 8) * scale. As Q4_0 of GGUF: the element of the
-// largest magnitude gets code 0.
-float quantize_4bit(const float* x, int n, uint8_t* code) {
+// Codes of up to kGroup elements (8 behind them) and the bits of their scale: value = (code - 8) * scale. As Q4_0
+// of GGUF: the element of the largest magnitude gets code 0.
+uint16_t quantize_4bit(const float* x, int n, uint8_t* code) {
   float extreme = 0.0f, poison = 0.0f;
   for (int i = 0; i < n; ++i) {
     if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
     poison += x[i] * 0.0f;  // NaN where an element is not finite: it must reach the logits
   }
+  std::fill(code, code + kGroup, uint8_t{8});
   const float scale = extreme / -8.0f;
-  const float inverse = std::fabs(extreme) > 1e-36f && poison == 0.0f ? 1.0f / scale : 0.0f;
-  for (int i = 0; i < n; ++i) {
-    const float shifted = poison == 0.0f ? x[i] * inverse + 8.5f : 8.0f;
-    code[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(shifted)));
-  }
-  return scale + poison;
-}
-
-void store_half(const Kernels& kernels, const KvLayout& l, uint8_t* block, int slot, const float* key,
-                const float* value) {
-  auto* keys = reinterpret_cast<uint16_t*>(block);
-  uint16_t halves[256];
-  for (int first = 0; first < l.head_dim; first += 256) {
-    const int n = std::min(256, l.head_dim - first);
-    kernels.to_half(key + first, n, halves);
-    for (int d = 0; d < n; ++d) keys[(first + d) * kBlockTokens + slot] = halves[d];
-  }
-  kernels.to_half(value, l.head_dim, reinterpret_cast<uint16_t*>(block + l.values) + slot * l.padded_dim);
+  if (std::fabs(extreme) > 1e-36f && poison == 0.0f)
+    for (int i = 0; i < n; ++i)
+      code[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(x[i] * (1.0f / scale) + 8.5f)));
+  return half_bits(scale + poison);
 }
 
 // Calls f(group, its first element, its elements).
@@ -53,39 +40,52 @@ void for_groups(int dim, F f) {
   for (int first = 0; first < dim; first += kGroup) f(first / kGroup, first, std::min(kGroup, dim - first));
 }
 
-void store_8bit(const Kernels& kernels, const KvLayout& l, uint8_t* block, int slot, const float* key,
-                const float* value) {
-  auto* key_scales = reinterpret_cast<uint16_t*>(block + l.key_scales) + slot;
-  auto* value_scales = reinterpret_cast<uint16_t*>(block + l.value_scales) + slot;
-  const auto quantize = [&](const float* x, int n, int8_t* code) {
-    float padded[kGroup] = {}, scale;
-    int32_t sums[2];
-    std::copy_n(x, n, padded);
-    kernels.quantize(padded, kGroup, 1, code, &scale, sums);
-    return half_bits(scale);
-  };
+// Codes of up to kGroup elements and the bits of their scale: value = code * scale.
+uint16_t quantize_8bit(const Kernels& kernels, const float* x, int n, int8_t* code) {
+  float padded[kGroup] = {}, scale;
+  int32_t sums[2];
+  std::copy_n(x, n, padded);
+  kernels.quantize(padded, kGroup, 1, code, &scale, sums);
+  return half_bits(scale);
+}
+
+void store_key(const Kernels& kernels, const KvLayout& l, uint8_t* block, int slot, const float* key) {
+  auto* scales = reinterpret_cast<uint16_t*>(block + l.key_scales) + slot;
   for_groups(l.head_dim, [&](int group, int first, int n) {
-    int8_t code[kGroup];
-    key_scales[group * kBlockTokens] = quantize(key + first, n, code);
-    for (int i = 0; i < n; ++i) block[(first + i) * kBlockTokens + slot] = static_cast<uint8_t>(code[i]);
-    value_scales[group * kBlockTokens] = quantize(value + first, n, code);
-    std::copy_n(code, n, reinterpret_cast<int8_t*>(block + l.values) + slot * l.padded_dim + first);
+    uint8_t* to = block + slot;
+    if (l.type.keys == KvElement::Half) {
+      uint16_t halves[kGroup];
+      kernels.to_half(key + first, n, halves);
+      for (int i = 0; i < n; ++i) reinterpret_cast<uint16_t*>(block)[(first + i) * kBlockTokens + slot] = halves[i];
+    } else if (l.type.keys == KvElement::Bits8) {
+      int8_t code[kGroup];
+      scales[group * kBlockTokens] = quantize_8bit(kernels, key + first, n, code);
+      for (int i = 0; i < n; ++i) to[(first + i) * kBlockTokens] = static_cast<uint8_t>(code[i]);
+    } else {
+      uint8_t code[kGroup];
+      scales[group * kBlockTokens] = quantize_4bit(key + first, n, code);
+      for (int i = 0; i < n; i += 2)
+        to[(first + i) / 2 * kBlockTokens] = static_cast<uint8_t>(code[i] | code[i + 1] << 4);
+    }
   });
 }
 
-void store_4bit(const KvLayout& l, uint8_t* block, int slot, const float* key, const float* value) {
-  auto* key_scales = reinterpret_cast<uint16_t*>(block + l.key_scales) + slot;
-  auto* value_scales = reinterpret_cast<uint16_t*>(block + l.value_scales) + slot;
-  uint8_t* values = block + l.values + slot * (l.padded_dim / 2);
+void store_value(const Kernels& kernels, const KvLayout& l, uint8_t* block, int slot, const float* value) {
+  uint8_t* values = block + l.values;
+  auto* scales = reinterpret_cast<uint16_t*>(block + l.value_scales) + slot;
+  if (l.type.values == KvElement::Half)
+    return kernels.to_half(value, l.head_dim, reinterpret_cast<uint16_t*>(values) + slot * l.padded_dim);
   for_groups(l.head_dim, [&](int group, int first, int n) {
-    uint8_t code[kGroup];
-    std::fill(code, code + kGroup, 8);
-    key_scales[group * kBlockTokens] = half_bits(quantize_4bit(key + first, n, code));
-    for (int i = 0; i < n; i += 2)
-      block[(first + i) / 2 * kBlockTokens + slot] = static_cast<uint8_t>(code[i] | code[i + 1] << 4);
-    std::fill(code, code + kGroup, 8);
-    value_scales[group * kBlockTokens] = half_bits(quantize_4bit(value + first, n, code));
-    for (int i = 0; i < 16; ++i) values[first / 2 + i] = static_cast<uint8_t>(code[i] | code[16 + i] << 4);
+    if (l.type.values == KvElement::Bits8) {
+      int8_t code[kGroup];
+      scales[group * kBlockTokens] = quantize_8bit(kernels, value + first, n, code);
+      std::copy_n(code, n, reinterpret_cast<int8_t*>(values) + slot * l.padded_dim + first);
+    } else {
+      uint8_t code[kGroup];
+      scales[group * kBlockTokens] = quantize_4bit(value + first, n, code);
+      uint8_t* to = values + (slot * l.padded_dim + first) / 2;
+      for (int i = 0; i < 16; ++i) to[i] = static_cast<uint8_t>(code[i] | code[16 + i] << 4);
+    }
   });
 }
 
@@ -104,45 +104,29 @@ void hadamard(float* x, int n) {
 }  // namespace
 
 KvLayout kv_layout(KvType type, int head_dim) {
+  const auto scale_bytes = [&](KvElement element) {
+    return element == KvElement::Half ? 0 : round_up(head_dim, kGroup) / kGroup * kBlockTokens * 2;
+  };
+  const auto bytes = [&](KvElement element, int64_t features) {
+    return kBlockTokens * (element == KvElement::Half    ? 2 * features
+                           : element == KvElement::Bits8 ? features
+                                                         : (features + 1) / 2);
+  };
   KvLayout l{};
   l.type = type;
   l.head_dim = head_dim;
-  const int64_t scales = round_up(head_dim, kGroup) / kGroup * kBlockTokens * 2;
-  int64_t key_bytes = 0, value_bytes = 0;
-  switch (type) {
-    case KvType::F16:
-      l.padded_dim = static_cast<int>(round_up(head_dim, 16));
-      key_bytes = int64_t{2} * kBlockTokens * head_dim;
-      value_bytes = int64_t{2} * kBlockTokens * l.padded_dim;
-      break;
-    case KvType::Q8_0:
-      l.padded_dim = static_cast<int>(round_up(head_dim, 16));
-      key_bytes = int64_t{kBlockTokens} * head_dim;
-      value_bytes = int64_t{kBlockTokens} * l.padded_dim;
-      break;
-    case KvType::Q4_0:
-      l.padded_dim = static_cast<int>(round_up(head_dim, kGroup));
-      key_bytes = int64_t{kBlockTokens} * round_up(head_dim, 2) / 2;
-      value_bytes = int64_t{kBlockTokens} * l.padded_dim / 2;
-      break;
-  }
-  l.key_scales = key_bytes;
-  l.values = key_bytes + (type == KvType::F16 ? 0 : scales);
-  l.value_scales = l.values + value_bytes;
-  l.bytes = l.value_scales + (type == KvType::F16 ? 0 : scales);
+  l.padded_dim = static_cast<int>(round_up(head_dim, type.values == KvElement::Bits4 ? kGroup : 16));
+  l.key_scales = bytes(type.keys, head_dim);
+  l.values = l.key_scales + scale_bytes(type.keys);
+  l.value_scales = l.values + bytes(type.values, l.padded_dim);
+  l.bytes = l.value_scales + scale_bytes(type.values);
   return l;
 }
 
 void store_token(const Kernels& kernels, const KvLayout& layout, uint8_t* block, int slot, const float* key,
                  const float* value) {
-  switch (layout.type) {
-    case KvType::F16:
-      return store_half(kernels, layout, block, slot, key, value);
-    case KvType::Q8_0:
-      return store_8bit(kernels, layout, block, slot, key, value);
-    case KvType::Q4_0:
-      return store_4bit(layout, block, slot, key, value);
-  }
+  store_key(kernels, layout, block, slot, key);
+  store_value(kernels, layout, block, slot, value);
 }
 
 void rotate(float* x, int n) {

@@ -15,8 +15,8 @@ KvLayout kv_layout(KvType type, int head_dim);
 void store_token(const Kernels& kernels, const KvLayout& layout, uint8_t* block, int slot, const float* key,
                  const float* value);
 
-// Whether keys and values of this type, and so queries and results, are rotated by `rotate`.
-inline bool is_rotated(KvType type) { return type == KvType::Q4_0; }
+// Whether `rotate` goes over such keys, and so queries, or such values, and so results.
+inline bool is_rotated(KvElement element) { return element == KvElement::Bits4; }
 
 // The orthonormal Walsh-Hadamard transform, its own inverse, in place: it spreads what a few features hold over
 // all of them, so that they fit one scale. n that are no power of two: of runs of powers of two, long ones first.

@@ -77,14 +77,14 @@ inline const int8_t* signed_bytes(const uint8_t* p) { return reinterpret_cast<co
 // One block's keys as floats: panel [head_dim][kPanelTokens], of which this is 16 columns.
 void expand_keys(const KvLayout& l, const uint8_t* block, float* panel) {
   const int dim = l.head_dim;
-  if (l.type == KvType::F16) {
+  if (l.type.keys == KvElement::Half) {
     for (int d = 0; d < dim; ++d, panel += kPanelTokens) store(panel, load_half(halves(block) + d * kBlock));
     return;
   }
   for (int group = 0; group < dim; group += 32) {
     const f32x16 scale = load_half(halves(block + l.key_scales) + group / 32 * kBlock);
     const int end = smaller(group + 32, dim);
-    if (l.type == KvType::Q8_0)
+    if (l.type.keys == KvElement::Bits8)
       for (int d = group; d < end; ++d, panel += kPanelTokens)
         store(panel, mul(load_i8(signed_bytes(block) + d * kBlock), scale));
     else
@@ -101,7 +101,7 @@ void expand_keys(const KvLayout& l, const uint8_t* block, float* panel) {
 void expand_values(const KvLayout& l, const uint8_t* block, int column, int vectors, int from, int to,
                    float* panel) {
   const uint8_t* values = block + l.values;
-  if (l.type == KvType::F16) {
+  if (l.type.values == KvElement::Half) {
     for (int t = from; t < to; ++t)
       for (int v = 0; v < vectors; ++v)
         store(panel + t * 64 + 16 * v, load_half(halves(values) + t * l.padded_dim + column + 16 * v));
@@ -113,7 +113,7 @@ void expand_values(const KvLayout& l, const uint8_t* block, int column, int vect
   for (int t = from; t < to; ++t)
     for (int v = 0; v < vectors; ++v) {
       const f32x16 scale = set(scales[v / 2][t]);
-      if (l.type == KvType::Q8_0) {
+      if (l.type.values == KvElement::Bits8) {
         const int8_t* code = signed_bytes(values) + t * l.padded_dim + column + 16 * v;
         store(panel + t * 64 + 16 * v, mul(load_i8(code), scale));
       } else {
@@ -310,7 +310,7 @@ void attend(const AttentionChunk& a) {
 
   // Several register tiles share the expansion of keys and values; one alone converts halves as it reads.
   const KvLayout& layout = a.layout;
-  const bool expanded = count > 1 || layout.type != KvType::F16;
+  const bool expanded = count > 1 || layout.type.keys != KvElement::Half;
   const int end_block = (last + kBlock - 1) / kBlock;
   constexpr int kStep = kPanelTokens / kBlock;
   for (int group = first / kBlock / kStep * kStep; group < end_block; group += kStep) {

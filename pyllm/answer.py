@@ -26,7 +26,7 @@ class Answer:
         load_s: float,
     ) -> None:
         self._params = params
-        self._detokenizer = tokenizer.detokenizer()
+        self._detokenizer = tokenizer.detokenizer(visible=params.visible_tokens)
         self._stop = StopMatcher(params.stop)
         self._index = index
         self._prompt_tokens = prompt_tokens

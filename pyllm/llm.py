@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pyllm import _core
+    from pyllm.packing import Packing
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
 
@@ -55,6 +56,8 @@ class LLM:
     model: a catalogue name (pulled at first use), the path of a .gguf file, or None for the default model.
     threads: CPU threads, 0 for as many as the process may use. isa: instruction set to force, "" for the best.
     precise: activations of quantized layers in 15 bits rather than 8, for twice the arithmetic.
+    pack: weights in the layout that the processor wants, kept in the cache folder for the next start. False: in
+    the file's own, which saves memory and costs time.
     context: tokens that one sequence may have, 0 for what the model was made for.
     kv_bytes: memory for keys and values, 0 to decide by what is free. kv_type: what they are kept in, "f16",
     "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %) or "q4_0" (a quarter, at a loss).
@@ -78,18 +81,28 @@ class LLM:
         isa: str = "",
         precise: bool = False,
         kv_type: str = "f16",
+        pack: bool = True,
         prefix_cache: bool = True,
     ) -> None:
         from pyllm import _core
         from pyllm.models import resolve
+        from pyllm.packing import Packing
 
         path = resolve(model)
         started = time.perf_counter()
         file = _core.GgufFile(path)
-        # The vocabulary and the weights, side by side.
-        vocabulary = _Background(lambda: _tokenizer(file))
-        weights = _core.Model(file, threads=threads, isa=isa, precise=precise, kv_type=kv_type)
-        tokenizer = vocabulary.result()
+        packing = Packing(file) if pack else None
+        compute = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        # The weights and the vocabulary, side by side.
+        loading = _Background(lambda: _weights(file, packing, **compute))
+        try:
+            tokenizer = _tokenizer(file)
+            weights = loading.result()
+        except BaseException:
+            if packing:
+                packing.cancel()
+            loading.end()
+            raise
         engine = _core.Engine(
             weights,
             eos=sorted(tokenizer.stop_ids),
@@ -107,7 +120,9 @@ class LLM:
             layers=weights.layers,
             kv_bytes_per_token=weights.kv_block_bytes // 16,
         )
-        self._own(engine, tokenizer, file, config, time.perf_counter() - started)
+        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing)
+        if packing:
+            packing.keep()
 
     def _own(
         self,
@@ -116,11 +131,13 @@ class LLM:
         file: _core.GgufFile,
         config: Config,
         load_s: float,
+        packing: Packing | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.load_s = load_s  # seconds from the file to ready
         self._file = file
+        self._packing = packing
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
         self.context = engine.context  # tokens that one sequence may have
@@ -288,6 +305,8 @@ class LLM:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if kind is KeyboardInterrupt and self._packing:
+            self._packing.cancel()
         self.close()
 
     # -- inside ------------------------------------------------------------------------------------------------
@@ -349,6 +368,7 @@ class _Background(Generic[_T]):
 
     def __init__(self, compute: Callable[[], _T]) -> None:
         self._compute = compute
+        self._done = threading.Event()  # joining a thread does not survive Ctrl-C everywhere
         self._thread = threading.Thread(target=self._run, name="pyllm-load")
         self._error: BaseException | None = None
         self._thread.start()
@@ -358,13 +378,28 @@ class _Background(Generic[_T]):
             self._value = self._compute()
         except BaseException as error:
             self._error = error
+        self._done.set()
+
+    def end(self) -> None:
+        """Waits for it; whether it failed does not matter any more."""
+        self._done.wait()
+        self._thread.join()
 
     def result(self) -> _T:
         """Waits for it; raises what computing it raised."""
-        self._thread.join()
+        self.end()
         if self._error is not None:
             raise self._error
         return self._value
+
+
+def _weights(file: _core.GgufFile, packing: Packing | None, **options: Any) -> _core.Model:
+    from pyllm import _core
+
+    if packing is None:
+        return _core.Model(file, pack=False, **options)
+    with packing.shown():
+        return _core.Model(file, packed=packing.weights, **options)
 
 
 def _tokenizer(file: _core.GgufFile) -> Tokenizer:

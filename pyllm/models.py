@@ -230,6 +230,10 @@ def remove(name: str) -> int:
                 folder.unlink()
                 return 0
             freed = folder_bytes(folder)
+            if manifest.installed:
+                from pyllm.packs import forget
+
+                freed += forget(manifest.files)
             shutil.rmtree(folder)
             return freed
 

@@ -35,6 +35,7 @@ class SamplingParams:
     n: answers to the same prompt; its tokens are computed once.
     logprobs: report each token's log-probability, and the top_logprobs most probable at its place: natural
         logarithms of the model's own distribution, before everything above.
+    visible_tokens: control tokens whose text is part of the answer's; others are left out of it.
 
     A value out of its range raises PyllmError that names it.
     """
@@ -68,10 +69,12 @@ class SamplingParams:
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
+    visible_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("stop", "dry_sequence_breakers"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
+        object.__setattr__(self, "visible_tokens", tuple(self.visible_tokens))
         self.to_core(lambda breakers: []).validate(_ANY_VOCABULARY)
 
     def to_core(self, breaker_tokens: Callable[[tuple[str, ...]], list[list[int]]]) -> _core.SamplingParams:
@@ -79,7 +82,7 @@ class SamplingParams:
         from pyllm import _core
 
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del fields["stop"]
+        del fields["stop"], fields["visible_tokens"]
         if fields["max_tokens"] is None:
             del fields["max_tokens"]
         fields["logit_bias"] = fields["logit_bias"] or {}

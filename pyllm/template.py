@@ -147,7 +147,8 @@ class ChatTemplate:
         add_generation_prompt: bool,
         arguments: Mapping[str, Any],
     ) -> str:
-        reader = _Reader()
+        names = ("reasoning_content", "thinking", "reasoning")
+        reader = _Reader(next((name for name in names if name in self.source), names[0]))
         values: dict[str, Any] = {
             **self._tokens,
             **{name: reader.read(value, name) for name, value in arguments.items()},
@@ -165,8 +166,11 @@ class ChatTemplate:
 class _Reader:
     """Copies what callers pass into plain lists, dicts, texts and numbers, and counts it."""
 
-    def __init__(self) -> None:
+    def __init__(self, reasoning: str = "reasoning_content") -> None:
+        """reasoning: what the template calls a message's reasoning_content."""
         self.size = 0  # values and their characters
+        self._reasoning = reasoning
+        self._called: dict[str, str] = {}  # names by the ids of calls
 
     def messages(self, messages: Any) -> list[dict[str, Any]]:
         if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
@@ -196,7 +200,24 @@ class _Reader:
         copy["content"] = content
         if copy.get("tool_calls") is not None:
             copy["tool_calls"] = _tool_calls(copy["tool_calls"], f"{place}.tool_calls")
+            self._remember(copy["tool_calls"])
+        if (
+            role == "tool"
+            and "name" not in copy
+            and (called := self._called.get(str(copy.get("tool_call_id"))))
+        ):
+            copy["name"] = called
+        reasoning = copy.get("reasoning_content")
+        if reasoning and self._reasoning != "reasoning_content":
+            copy.setdefault(self._reasoning, reasoning)
         return copy
+
+    def _remember(self, calls: list[Any]) -> None:
+        """Results of calls give an id alone; some templates want the name."""
+        for call in calls:
+            name = call.get("function", call).get("name")
+            if isinstance(call.get("id"), str) and isinstance(name, str):
+                self._called[call["id"]] = name
 
     def read(self, value: Any, place: str, depth: int = 0) -> Any:
         self.size += 1

@@ -1,8 +1,9 @@
 """Text to token ids and back, from what a GGUF file says about its vocabulary.
 
-Byte-level vocabularies (GPT-2's kind: Llama 3, Qwen, SmolLM ...) run in the `tokenizers` library behind the
-expressions of pretokenizers.py. SentencePiece's kind (Llama 2, Gemma) runs in `_core.PieceTokenizer`: there the
-scores are the merge order, equal ones included, and opening 262,144 tokens takes a tenth of the time.
+Text for byte-level vocabularies (GPT-2's kind: Llama 3, Qwen, SmolLM ...) is cut into words by the
+`tokenizers` library and the expressions of pretokenizers.py. `_core.PieceTokenizer` merges the words, and for
+SentencePiece's kind (Llama 2, Gemma) the whole text: there the scores are the merge order, equal ones
+included. The library could merge too, but takes several times as long to open a vocabulary.
 """
 
 from __future__ import annotations
@@ -10,17 +11,13 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from pyllm.errors import PyllmError
 from pyllm.pretokenizers import pre_tokenizer
 from pyllm.vocabulary import Metadata, TokenType, Vocabulary, merges, read_vocabulary, scores
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer as HuggingFaceTokenizer
-
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
-_HOLE = "\U0010ffff no token \U0010ffff"  # no byte-level text looks like this
 _SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
 
 
@@ -164,18 +161,24 @@ class Tokenizer:
         detokenizer = self.detokenizer(skip_special=skip_special, start=True)
         return "".join([detokenizer.push(token) for token in ids]) + detokenizer.flush()
 
-    def detokenizer(self, skip_special: bool = True, start: bool = False) -> Detokenizer:
+    def detokenizer(
+        self, skip_special: bool = True, start: bool = False, visible: Iterable[int] = ()
+    ) -> Detokenizer:
         """For text that arrives token by token. start: the ids begin a text, see `decode`; leave it False for
-        generated tokens, whose leading space belongs to the text."""
-        return Detokenizer(self, skip_special, start and self.vocabulary.add_space_prefix)
+        generated tokens, whose leading space belongs to the text. visible: control tokens that are text all the
+        same."""
+        return Detokenizer(self, skip_special, start and self.vocabulary.add_space_prefix, visible)
 
 
 class Detokenizer:
     """Turns tokens into text one by one: never half a character, and never one lost."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool, strip_space: bool) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, skip_special: bool, strip_space: bool, visible: Iterable[int] = ()
+    ) -> None:
         self._tokenizer = tokenizer
         self._skip_special = skip_special
+        self._visible = frozenset(visible)
         self._strip_space = strip_space
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
@@ -183,7 +186,7 @@ class Detokenizer:
         """The text that this token completes; empty while a character still lacks bytes."""
         piece = self._tokenizer.piece_bytes(token)
         if self._tokenizer.is_special(token):
-            if self._skip_special:
+            if self._skip_special and token not in self._visible:
                 return ""
             if token != self._tokenizer.bos:
                 self._strip_space = False
@@ -216,7 +219,8 @@ class _Pieces:
                 tokens, scores(file, len(tokens)), bytes(usable), byte_tokens, unknown
             )
         else:
-            self._pieces = PieceTokenizer.from_merges(tokens, merges(file), byte_tokens, -1)
+            every = bytes([1]) * len(tokens)
+            self._pieces = PieceTokenizer.from_merges(tokens, merges(file), every, byte_tokens, -1)
         self._prefix = vocabulary.add_space_prefix
 
     def encode(self, text: str, after_special: bool) -> list[int]:
@@ -235,20 +239,32 @@ class _ByteLevel:
     """GPT-2's kind: every byte has a printable character, and words are merged one by one."""
 
     def __init__(self, vocabulary: Vocabulary, file: Metadata) -> None:
+        from tokenizers import Regex, pre_tokenizers
+
+        from pyllm._core import PieceTokenizer
+
         self._bytes = {character: byte for byte, character in enumerate(_byte_characters())}
-        self._hole = len(vocabulary.tokens)
-        self._tokenizer = _byte_level_tokenizer(vocabulary, merges(file))
+        pre = pre_tokenizer(vocabulary.pre)
+        self._whole = pre.ignore_merges
+        splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._words = pre_tokenizers.Sequence([*splits, byte_level])
+        # Control tokens must not come out of text, as a word of its own or through a merge. Some vocabularies
+        # lack bytes: those are left out, and what is around them does not merge.
+        usable = vocabulary.types.translate(bytes(kind not in _SPECIAL for kind in range(256)))
+        no_bytes = [-1] * 256
+        self._pieces = PieceTokenizer.from_merges(vocabulary.tokens, merges(file), usable, no_bytes, -1)
 
     def encode(self, text: str, after_special: bool) -> list[int]:
         try:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            words = self._words.pre_tokenize_str(text)
         except BaseException as error:  # the library's panics derive from BaseException alone
             if isinstance(error, KeyboardInterrupt | SystemExit | MemoryError):
                 raise
             raise PyllmError(
                 f"this text cannot be cut into words ({str(error)[:200]}); it is {len(text)} long"
             ) from None
-        return ids if self._hole not in ids else [i for i in ids if i != self._hole]
+        return self._pieces.encode_words(words, self._whole)
 
     def piece(self, token: bytes) -> bytes:
         try:
@@ -258,64 +274,6 @@ class _ByteLevel:
 
     def user_piece(self, token: bytes) -> bytes:
         return token
-
-
-def _byte_level_tokenizer(vocabulary: Vocabulary, lines: list[bytes]) -> HuggingFaceTokenizer:
-    from tokenizers import Regex, pre_tokenizers
-    from tokenizers import Tokenizer as HuggingFaceTokenizer
-    from tokenizers.models import BPE
-
-    from pyllm._core import split_merges
-
-    pre = pre_tokenizer(vocabulary.pre)
-    texts = _texts(vocabulary.tokens)
-    ids = dict(zip(texts, range(len(texts)), strict=True))
-    # Control tokens must not come out of text, as a word of its own or through a merge.
-    hidden = {texts[i] for i in vocabulary.of_types(*_SPECIAL)}
-    for text in hidden:
-        ids.pop(text, None)
-    # Some vocabularies lack bytes. Those get an id of their own, so that what is around them does not merge.
-    ids[_HOLE] = len(texts)
-    pairs = split_merges(lines)
-    if vocabulary.renamed:
-        pairs = [pair for pair in pairs if pair[0] + pair[1] not in hidden]
-    try:
-        model = BPE(vocab=ids, merges=pairs, ignore_merges=pre.ignore_merges, unk_token=_HOLE)
-    except Exception:
-        model = BPE(
-            vocab=ids,
-            merges=_checked(pairs, ids, hidden),
-            ignore_merges=pre.ignore_merges,
-            unk_token=_HOLE,
-        )
-    tokenizer = HuggingFaceTokenizer(model)
-    splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, byte_level])
-    return tokenizer
-
-
-def _texts(tokens: Sequence[bytes]) -> list[str]:
-    try:
-        return list(map(bytes.decode, tokens))
-    except UnicodeDecodeError:  # some are not UTF-8: text never becomes those
-        return [token.decode("utf-8", "backslashreplace") for token in tokens]
-
-
-def _checked(pairs: list[tuple[str, str]], ids: dict[str, int], hidden: set[str]) -> list[tuple[str, str]]:
-    """Merges without those that make or use a control token; PyllmError for those that name no token at all."""
-    kept = []
-    for i, (left, right) in enumerate(pairs):
-        parts = (left, right, left + right)
-        missing = [part for part in parts if part not in ids]
-        for part in missing:
-            if part not in hidden:
-                raise PyllmError(
-                    f"tokenizer.ggml.merges[{i}] '{left} {right}': {part!r} is not in tokenizer.ggml.tokens"
-                )
-        if not missing:
-            kept.append((left, right))
-    return kept
 
 
 def repair(text: str) -> str:

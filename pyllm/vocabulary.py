@@ -216,7 +216,10 @@ def _types(file: Metadata, count: int) -> bytearray:
     if found is None:
         return bytearray([TokenType.NORMAL]) * count
     known = range(max(TokenType) + 1)
-    return bytearray([kind if kind in known else 0 for kind in found])
+    try:
+        return bytearray(bytes(found).translate(bytes(kind if kind in known else 0 for kind in range(256))))
+    except (ValueError, TypeError):  # kinds that no byte holds
+        return bytearray([kind if kind in known else 0 for kind in found])
 
 
 def _strip_right(file: Metadata, tokens: Sequence[bytes], types: bytearray) -> frozenset[int]:

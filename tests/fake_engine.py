@@ -54,7 +54,7 @@ class FakeEngine:
         self.most_at_once = 0
         self.dies: BaseException | None = None
 
-    def submit(self, id: int, tokens: Sequence[int], params: Any, want_logits: bool = False) -> None:
+    def submit(self, id: int, tokens: Sequence[int], params: Any, **options: Any) -> None:
         if len(tokens) > self.context:
             raise PyllmError(f"prompt has {len(tokens)} tokens, the context {self.context}")
         script = list(self._script(list(tokens)))
@@ -71,6 +71,11 @@ class FakeEngine:
         with self._changed:
             self._awake = True
             self._changed.notify()
+
+    def stats(self) -> dict[str, int]:
+        names = ("waiting", "blocks_total", "blocks_free", "blocks_cached", "prefix_hit_tokens", "preemptions")
+        counts = dict.fromkeys((*names, "tokens_computed"), 0)
+        return counts | {"running": len(self._running), "steps": self.steps}
 
     def idle(self) -> bool:
         return not self._running
@@ -115,8 +120,24 @@ class FakeTokenizer:
     def piece(self, token: int) -> str:
         return bytes([token]).decode("utf-8", "replace")
 
-    def detokenizer(self) -> FakeDetokenizer:
+    def piece_bytes(self, token: int) -> bytes:
+        return bytes([token])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return bytes(ids).decode("utf-8", "replace")
+
+    def special_tokens(self) -> FakeSpecialTokens:
+        return FakeSpecialTokens()
+
+    def detokenizer(self, visible: tuple[int, ...] = ()) -> FakeDetokenizer:
         return FakeDetokenizer()
+
+
+class FakeSpecialTokens:
+    """There are none."""
+
+    def split(self, segments: Sequence[tuple[str, bool]]) -> list[int | str]:
+        return [text for text, _ in segments]
 
 
 class FakeDetokenizer:

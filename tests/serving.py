@@ -129,12 +129,13 @@ def _unchunked(body: bytes) -> bytes:
 
 @contextlib.contextmanager
 def serving(
-    load: Callable[[], LLM], defaults: dict[str, Any] | None = None, **options: Any
+    load: Callable[[], LLM], defaults: dict[str, Any] | None = None, wait: bool = True, **options: Any
 ) -> Iterator[Serving]:
-    """A server with `options` of ServeOptions, ready."""
+    """A server with `options` of ServeOptions; wait: until it is ready."""
     running = Serving(load, ServeOptions(**options), defaults or {})
     try:
-        running.wait_ready()
+        if wait:
+            running.wait_ready()
         yield running
     finally:
         running.stop()

@@ -96,7 +96,9 @@ def test_generate_json_is_one_document(run, tiny):
         "usage": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 0},
         "timings": {
             "load_s": 0.5,
+            "queue_s": 0.1,
             "first_token_s": 0.25,
+            "decode_s": 1.5,
             "prompt_tokens_per_second": 12.0,
             "decode_tokens_per_second": 8.0,
         },

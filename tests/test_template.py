@@ -570,3 +570,25 @@ def test_templates_of_well_known_models(tokenizer: Tokenizer, name: str) -> None
         except PyllmError:
             found = "refused"
         assert found == expected, scene
+
+
+def test_results_of_tools_know_the_name_of_their_call(tokenizer: Tokenizer) -> None:
+    call = {"id": "a1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    messages = [
+        *HI,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a1", "content": "3"},
+        {"role": "tool", "tool_call_id": "a2", "content": "4"},
+        {"role": "tool", "tool_call_id": "a1", "name": "mine", "content": "5"},
+    ]
+    source = (
+        "{% for m in messages %}{% if m.role == 'tool' %}{{ m.name }}={{ m.content }};{% endif %}{% endfor %}"
+    )
+    assert render(source, tokenizer, messages) == "now=3;=4;mine=5;"
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking", "reasoning"])
+def test_reasoning_is_replayed_under_the_name_that_the_template_has(tokenizer: Tokenizer, name: str) -> None:
+    messages = [*HI, {"role": "assistant", "content": "x", "reasoning_content": "Hm"}]
+    assert render(f"{{{{ messages[1].{name} }}}}", tokenizer, messages) == "Hm"
+    assert render("{{ messages[1].thinking }}{{ messages[1].reasoning_content }}", tokenizer, messages) == "Hm"

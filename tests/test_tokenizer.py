@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
 import zlib
@@ -26,7 +27,7 @@ from vocabularies import (
     write_vocabulary,
 )
 
-from pyllm import models
+from pyllm import _core, models
 from pyllm.errors import PyllmError
 from pyllm.pretokenizers import PRE_TOKENIZERS, pre_tokenizer
 from pyllm.tokenizer import Tokenizer, repair
@@ -552,3 +553,47 @@ def test_bytes_without_a_token_keep_their_neighbours_apart(tmp_path: Path) -> No
     tokens = [(t, NORMAL) for t in ("a", "b", "ab")]
     path = write_vocabulary(tmp_path / "v.gguf", "gpt2", tokens, pre="gpt-2", merges=["a b"])
     assert Tokenizer.from_gguf(path).encode("abcaxbaéb") == [2, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_words_merge_as_in_the_library(seed: int, whole: bool) -> None:
+    from tokenizers import Tokenizer as Library
+    from tokenizers.models import BPE
+
+    source = random.Random(seed)
+    tokens, merges = list("abcd"), []
+    while len(merges) < 80:
+        left, right = source.choice(tokens), source.choice(tokens)
+        if left + right not in tokens and len(left + right) < 12:
+            merges.append((left, right))
+            tokens.append(left + right)
+    source.shuffle(merges)
+    model = BPE({token: i for i, token in enumerate(tokens)}, merges, ignore_merges=whole)
+    lines = [f"{left} {right}".encode() for left, right in merges]
+    every = bytes([1]) * len(tokens)
+    ours = _core.PieceTokenizer.from_merges([t.encode() for t in tokens], lines, every, [-1] * 256, -1)
+    words = ["".join(source.choices("abcd", k=source.randrange(1, 30))) for _ in range(500)] + tokens
+    for word in words:
+        assert ours.encode_words([(word, None)], whole) == Library(model).encode(word).ids
+    together = [i for word in words for i in ours.encode_words([(word, None)], whole)]
+    assert ours.encode_words([(word, None) for word in words], whole) == together
+
+
+def test_control_tokens_never_come_out_of_words(tmp_path: Path) -> None:
+    tokens = [("a", NORMAL), ("b", NORMAL), ("ab", CONTROL), ("abb", NORMAL), ("bb", NORMAL)]
+    for pre in ("gpt-2", "llama-bpe"):  # the second takes whole words
+        path = write_vocabulary(tmp_path / "v.gguf", "gpt2", tokens, pre=pre, merges=["a b", "ab b", "b b"])
+        tokenizer = Tokenizer.from_gguf(path)
+        assert tokenizer.encode("ab", add_bos=False) == [0, 1]
+        assert tokenizer.encode("abab", add_bos=False) == [0, 1, 0, 1]
+        assert tokenizer.encode("xabb", add_bos=False) == [0, 4]
+
+
+@pytest.mark.parametrize("words", [["a"], [()], [(1, 2)], [("\ud800", 0)]], ids=str)
+def test_things_that_are_no_words(words: Any) -> None:
+    ours = _core.PieceTokenizer.from_merges([b"a"], [], b"\1", [-1] * 256, -1)
+    with pytest.raises((PyllmError, TypeError, UnicodeEncodeError)):
+        ours.encode_words(words, False)
+    with pytest.raises(PyllmError, match="usable: expected 1 flags, found 0"):
+        _core.PieceTokenizer.from_merges([b"a"], [], b"", [-1] * 256, -1)

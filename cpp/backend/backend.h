@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "core/batch.h"
@@ -17,11 +18,16 @@
 
 namespace pyllm {
 
+namespace cpu {
+class PackedWeights;
+}
+
 // A weight matrix as the file holds it: `rows` output features of `cols` input features each.
 struct WeightSource {
   Type type;
   int64_t rows, cols;
   std::span<const std::byte> data;
+  std::string_view name = {};  // under which its packed form is kept
 };
 
 // Whatever a backend keeps of a weight. Created and used by the same backend only.
@@ -93,6 +99,8 @@ class Backend {
   virtual std::unique_ptr<Weight> matrix(const WeightSource& source) = 0;     // for matmul
   virtual std::unique_ptr<Weight> embedding(const WeightSource& source) = 0;  // for embed
   virtual std::unique_ptr<Vector> vector(std::span<const float> values) = 0;
+  // Bytes of weights that are read from files' mappings: the system counts them as free until they are used.
+  virtual int64_t mapped_bytes() const = 0;
   virtual int64_t kv_block_bytes(const KvShape& shape) const = 0;
   virtual std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) = 0;
 
@@ -126,6 +134,10 @@ struct BackendOptions {
   // Activations of quantized products as two 8-bit parts, value and remainder, in place of one: about 15 bits,
   // for twice the arithmetic.
   bool precise = false;
+  // false: weights stay as the file has them, and are packed panel by panel just before use.
+  bool pack = true;
+  std::shared_ptr<cpu::PackedWeights> packed =
+      nullptr;  // where panels are kept; nullptr: the backend's own memory
   KvType kv_type{};
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);

@@ -24,6 +24,8 @@ struct Descriptor {
 
 std::string reason(int error) { return std::generic_category().message(error); }
 
+int64_t nanoseconds(const timespec& t) { return int64_t{t.tv_sec} * 1'000'000'000 + t.tv_nsec; }
+
 }  // namespace
 
 Mapping::Mapping(const std::string& path) {
@@ -44,6 +46,13 @@ Mapping::Mapping(const std::string& path) {
   void* start = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
   if (start == MAP_FAILED) fail(shown, ": cannot be mapped into memory: ", reason(errno));
   bytes_ = {static_cast<const std::byte*>(start), size};
+#ifdef __APPLE__
+  const timespec &modified = status.st_mtimespec, &changed = status.st_ctimespec;
+#else
+  const timespec &modified = status.st_mtim, &changed = status.st_ctim;
+#endif
+  identity_ = {static_cast<uint64_t>(status.st_dev), static_cast<uint64_t>(status.st_ino),
+               static_cast<uint64_t>(status.st_size), nanoseconds(modified), nanoseconds(changed)};
 }
 
 Mapping::~Mapping() {

@@ -107,6 +107,11 @@ const std::vector<std::string>& File::paths() const { return impl_->paths; }
 uint32_t File::version() const { return impl_->version; }
 uint64_t File::alignment() const { return impl_->alignment; }
 uint64_t File::file_bytes() const { return impl_->file_bytes; }
+std::vector<FileIdentity> File::identities() const {
+  std::vector<FileIdentity> out;
+  for (const Mapping& mapping : impl_->mappings) out.push_back(mapping.identity());
+  return out;
+}
 const std::vector<std::string_view>& File::keys() const { return impl_->keys; }
 const std::vector<TensorInfo>& File::tensors() const { return impl_->tensors; }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/type.h"
+#include "gguf/mapping.h"
 
 namespace pyllm::gguf {
 
@@ -55,7 +56,8 @@ class File {
   const std::vector<std::string>& paths() const;  // of all parts; TensorInfo::file is an index
   uint32_t version() const;
   uint64_t alignment() const;
-  uint64_t file_bytes() const;  // all parts together
+  uint64_t file_bytes() const;                   // all parts together
+  std::vector<FileIdentity> identities() const;  // of all parts; none for bytes in memory
 
   const std::vector<std::string_view>& keys() const;  // in file order
   const Value* find(std::string_view key) const;      // nullptr when absent

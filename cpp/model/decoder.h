@@ -14,6 +14,7 @@ namespace pyllm {
 class Decoder : public Model {
  public:
   int64_t kv_block_bytes() const override { return backend_->kv_block_bytes(kv_shape()); }
+  int64_t mapped_bytes() const override { return backend_->mapped_bytes(); }
   void allocate_kv(int blocks) override { kv_ = backend_->kv_cache(kv_shape(), blocks); }
 
  protected:

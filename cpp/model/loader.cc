@@ -157,7 +157,7 @@ std::unique_ptr<Vector> Loader::vector(const gguf::TensorInfo& t, int64_t size) 
 Linear Loader::linear(const std::string& name, int64_t rows, int64_t cols) const {
   const gguf::TensorInfo& t = matrix(name + ".weight", rows, cols);
   Linear result;
-  result.parts.push_back({backend_.matrix({t.type, rows, cols, t.data}), nullptr});
+  result.parts.push_back({backend_.matrix({t.type, rows, cols, t.data, t.name}), nullptr});
   file_.forget(t);  // the backend keeps its own form, or reads the file again
   if (const gguf::TensorInfo* bias = file_.find_tensor(name + ".bias"))
     result.parts[0].bias = vector(*bias, rows);

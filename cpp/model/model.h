@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/backend.h"
 #include "core/batch.h"
 #include "core/kv_type.h"
 #include "core/tensor.h"
@@ -28,8 +29,9 @@ class Model {
   virtual ~Model() = default;
   const ModelConfig& config() const { return config_; }
 
-  virtual int64_t kv_block_bytes() const = 0;  // of one block of kBlockTokens tokens, all layers
-  virtual void allocate_kv(int blocks) = 0;    // once, before the first forward; throws Error when it cannot
+  virtual int64_t kv_block_bytes() const = 0;         // of one block of kBlockTokens tokens, all layers
+  virtual int64_t mapped_bytes() const { return 0; }  // of weights that are read from files' mappings
+  virtual void allocate_kv(int blocks) = 0;  // once, before the first forward; throws Error when it cannot
 
   // Computes every token of the batch, storing keys and values in the batch's blocks.
   // Returns logits [sampled_rows, vocab] in host memory, valid until the next call; they may be overwritten.
@@ -40,9 +42,11 @@ class Model {
 };
 
 struct LoadOptions {
-  int threads = 0;       // 0: as many as the process may use
-  std::string isa;       // "": the best this machine has, or PYLLM_ISA
-  bool precise = false;  // BackendOptions::precise
+  int threads = 0;                             // 0: as many as the process may use
+  std::string isa;                             // "": the best this machine has, or PYLLM_ISA
+  bool precise = false;                        // BackendOptions::precise
+  bool pack = true;                            // BackendOptions::pack
+  std::shared_ptr<cpu::PackedWeights> packed;  // BackendOptions::packed
   KvType kv_type{};
 };
 

@@ -191,6 +191,15 @@ void bind_gguf(py::module_& m) {
       .def_property_readonly("version", &File::version)
       .def_property_readonly("alignment", &File::alignment)
       .def_property_readonly("file_bytes", &File::file_bytes, "Size of all parts together.")
+      .def_property_readonly(
+          "identities",
+          [](const File& file) {
+            py::list out;
+            for (const gguf::FileIdentity& i : file.identities())
+              out.append(py::make_tuple(i.device, i.inode, i.size, i.modified_ns, i.changed_ns));
+            return out;
+          },
+          "(device, inode, size, mtime_ns, ctime_ns) of every part when it was opened.")
       .def("keys",
            [](const File& file) {
              py::list out;

@@ -110,7 +110,7 @@ FloatArray matmul_reference(const std::string& type, const ByteArray& data, int6
 FloatArray attend(FloatArray q, FloatArray k, FloatArray v, int heads, int kv_heads, float scale, int window,
                   float softcap, int chunk, const std::vector<int32_t>& blocks, const std::string& isa,
                   int threads, const std::string& kv_type) {
-  auto backend = make_cpu_backend({threads, isa.c_str(), false, kv_type_named(kv_type)});
+  auto backend = make_cpu_backend({.threads = threads, .isa = isa.c_str(), .kv_type = kv_type_named(kv_type)});
   const Tensor all_q = view(q), all_k = view(k), all_v = view(v);
   const int head_dim = static_cast<int>(all_q.cols) / heads;
   const auto cache =
@@ -174,7 +174,7 @@ void bind_ops(py::module_& m) {
       [](const std::string& kv_type, int kv_heads, int head_dim) {
         if (kv_heads < 1 || head_dim < 1 || kv_heads > 1 << 16 || head_dim > 1 << 16)
           fail("kv_block_bytes: no such heads");
-        return make_cpu_backend({1, "", false, kv_type_named(kv_type)})->kv_block_bytes({1, kv_heads, head_dim});
+        return make_cpu_backend({.threads = 1, .kv_type = kv_type_named(kv_type)})->kv_block_bytes({1, kv_heads, head_dim});
       },
       py::arg("kv_type"), py::arg("kv_heads"), py::arg("head_dim"));
   m.def(

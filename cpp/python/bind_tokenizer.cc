@@ -43,31 +43,33 @@ std::unique_ptr<PieceTokenizer> from_scores(const py::list& tokens, const std::v
 }
 
 std::unique_ptr<PieceTokenizer> from_merges(const py::list& tokens, const py::list& merges,
-                                            const std::vector<int64_t>& byte_tokens, int64_t unknown) {
-  return std::make_unique<PieceTokenizer>(views(tokens, "tokens"), views(merges, "merges"),
-                                          fallback(byte_tokens, unknown));
-}
-
-py::object decoded(std::string_view bytes) {
-  PyObject* text =
-      PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "backslashreplace");
-  if (text == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(text);
-}
-
-py::list split_merges(const py::list& lines) {
-  const auto merges = views(lines, "merges");
-  py::list out(merges.size());
-  for (size_t i = 0; i < merges.size(); ++i) {
-    const auto [left, right] = text::split_merge(merges[i], i);
-    out[i] = py::make_tuple(decoded(left), decoded(right));
-  }
-  return out;
+                                            std::string_view usable, const std::vector<int64_t>& byte_tokens,
+                                            int64_t unknown) {
+  return std::make_unique<PieceTokenizer>(
+      views(tokens, "tokens"), views(merges, "merges"),
+      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()},
+      fallback(byte_tokens, unknown));
 }
 
 std::vector<uint32_t> encode(const PieceTokenizer& self, std::string_view text) {
   py::gil_scoped_release release;
   return self.encode(text);
+}
+
+// words: what the `tokenizers` library's pre-tokenizers give, (text, place) each.
+std::vector<uint32_t> encode_words(const PieceTokenizer& self, const py::list& words, bool whole) {
+  std::vector<std::string_view> texts;
+  texts.reserve(words.size());
+  for (const py::handle word : words) {
+    if (!PyTuple_Check(word.ptr()) || PyTuple_GET_SIZE(word.ptr()) < 1)
+      fail("words: expected (text, place), found ", Py_TYPE(word.ptr())->tp_name);
+    Py_ssize_t size = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(PyTuple_GET_ITEM(word.ptr(), 0), &size);
+    if (text == nullptr) throw py::error_already_set();
+    texts.emplace_back(text, static_cast<size_t>(size));
+  }
+  py::gil_scoped_release release;
+  return self.encode_words(texts, whole);
 }
 
 using SpecialRow = std::tuple<std::string, uint32_t, bool, bool, bool>;
@@ -103,10 +105,11 @@ void bind_tokenizer(py::module_& m) {
       .def_static("from_scores", &from_scores, py::arg("tokens"), py::arg("scores"), py::arg("usable"),
                   py::arg("byte_tokens"), py::arg("unknown"),
                   "tokens: list of bytes; scores, usable: [token]; byte_tokens: 256 ids, -1 for none.")
-      .def_static("from_merges", &from_merges, py::arg("tokens"), py::arg("merges"), py::arg("byte_tokens"),
-                  py::arg("unknown"), "merges: 'left right' as bytes, first to last.")
+      .def_static("from_merges", &from_merges, py::arg("tokens"), py::arg("merges"), py::arg("usable"),
+                  py::arg("byte_tokens"), py::arg("unknown"), "merges: 'left right' as bytes, first to last.")
+      .def("encode_words", &encode_words, py::arg("words"), py::arg("whole"),
+           "Token ids of words, each merged by itself; whole: words that are tokens are not merged.")
       .def("encode", &encode, py::arg("text"), "Token ids of text whose spaces are written as U+2581.");
-  m.def("split_merges", &split_merges, py::arg("lines"), "'left right' lines, as bytes, to pairs of texts.");
   py::class_<SpecialTokens>(m, "SpecialTokens", "Finds the tokens that are matched as whole text.")
       .def(py::init(&special_tokens), py::arg("tokens"),
            "tokens: (text, id, control, strip_left, strip_right) each.")

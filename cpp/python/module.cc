@@ -23,6 +23,7 @@ PYBIND11_MODULE(_core, m) {
   pyllm::python::bind_tokenizer(m);
   pyllm::python::bind_ops(m);
   pyllm::python::bind_sampler(m);
+  pyllm::python::bind_packed(m);
   pyllm::python::bind_engine(m);
   pyllm::python::bind_fake_model(m);
 }

@@ -8,11 +8,12 @@ namespace py = pybind11;
 
 namespace pyllm::python {
 
-void bind_gguf(py::module_& m);        // GgufFile
-void bind_quant(py::module_& m);       // dequantize, quant types
-void bind_tokenizer(py::module_& m);   // merge preparation for vocabularies
-void bind_ops(py::module_& m);         // kernels one by one, for tests; instruction sets; ceilings
-void bind_sampler(py::module_& m);     // SamplingParams; testing.Sampler
+void bind_gguf(py::module_& m);       // GgufFile
+void bind_quant(py::module_& m);      // dequantize, quant types
+void bind_tokenizer(py::module_& m);  // merge preparation for vocabularies
+void bind_ops(py::module_& m);        // kernels one by one, for tests; instruction sets; ceilings
+void bind_sampler(py::module_& m);    // SamplingParams; testing.Sampler
+void bind_packed(py::module_& m);
 void bind_engine(py::module_& m);      // Model, Engine, Event
 void bind_fake_model(py::module_& m);  // testing.fake_model
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <utility>
 
 #include "core/error.h"
 
@@ -23,14 +24,16 @@ size_t next_word(std::string_view text, size_t from) {
   return text.size();
 }
 
-}  // namespace
-
+// A line of a merge list, cut at its separator: "left right". `line` is its place, for the Error if there is
+// none.
 std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, size_t line) {
   const size_t cut = merge.find(' ', 1);  // the first token may itself begin with a space
   if (cut == std::string_view::npos || cut + 1 == merge.size())
     fail("tokenizer.ggml.merges[", line, "]: expected two tokens with a space between, found '", merge, "'");
   return {merge.substr(0, cut), merge.substr(cut + 1)};
 }
+
+}  // namespace
 
 void PieceTokenizer::keep(std::span<const std::string_view> tokens) {
   size_t total = 0;
@@ -67,9 +70,13 @@ PieceTokenizer::PieceTokenizer(std::span<const std::string_view> tokens, std::sp
 }
 
 PieceTokenizer::PieceTokenizer(std::span<const std::string_view> tokens,
-                               std::span<const std::string_view> merges, const Fallback& fallback)
-    : fallback_(fallback), pairs_(std::make_unique<PairIndex>(merges.size())) {
+                               std::span<const std::string_view> merges, std::span<const uint8_t> usable,
+                               const Fallback& fallback)
+    : fallback_(fallback), ranks_(tokens.size(), none), pairs_(std::make_unique<PairIndex>(merges.size())) {
+  if (usable.size() != tokens.size()) fail("usable: expected ", tokens.size(), " flags, found ", usable.size());
   keep(tokens);
+  for (size_t i = 0; i < tokens.size(); ++i)
+    if (usable[i]) ranks_[i] = 0;
   by_merge_.reserve(merges.size());
   std::string both;
   for (size_t i = 0; i < merges.size(); ++i) {
@@ -82,15 +89,16 @@ PieceTokenizer::PieceTokenizer(std::span<const std::string_view> tokens,
         fail("tokenizer.ggml.merges[", i, "] '", line, "': '", text, "' is not in tokenizer.ggml.tokens");
       return found;
     };
+    const uint32_t first = id(left), second = id(right), product = id(both);
+    if (ranks_[first] == none || ranks_[second] == none || ranks_[product] == none) continue;
     const auto at = static_cast<uint32_t>(by_merge_.size());
-    const uint32_t product = id(both);
-    if (pairs_->insert(id(left), id(right), at)) by_merge_.push_back({at, product});
+    if (pairs_->insert(first, second, at)) by_merge_.push_back({at, product});
   }
 }
 
 uint32_t PieceTokenizer::find(std::string_view text) const {
   const uint32_t id = (*index_)[text];
-  return id != none && !pairs_ && ranks_[id] == none ? none : id;
+  return id != none && ranks_[id] == none ? none : id;
 }
 
 PieceTokenizer::Product PieceTokenizer::product(uint32_t left, uint32_t right, std::string_view both) const {
@@ -190,7 +198,7 @@ void PieceTokenizer::encode_run(std::string_view text, std::vector<uint32_t>& ou
 }
 
 // Words that cannot merge with each other are merged one by one, in little memory.
-void PieceTokenizer::encode_words(std::string_view text, std::vector<uint32_t>& out) const {
+void PieceTokenizer::encode_spaced(std::string_view text, std::vector<uint32_t>& out) const {
   for (size_t at = 0; at < text.size();) {
     const size_t end = word_by_word_ ? next_word(text, at) : text.size();
     encode_run(text.substr(at, end - at), out);
@@ -198,10 +206,22 @@ void PieceTokenizer::encode_words(std::string_view text, std::vector<uint32_t>& 
   }
 }
 
+std::vector<uint32_t> PieceTokenizer::encode_words(std::span<const std::string_view> words, bool whole) const {
+  std::vector<uint32_t> out;
+  for (const std::string_view word : words) {
+    const uint32_t token = whole ? find(word) : none;
+    if (token != none)
+      out.push_back(token);
+    else
+      encode_run(word, out);
+  }
+  return out;
+}
+
 std::vector<uint32_t> PieceTokenizer::encode(std::string_view text) const {
   std::vector<uint32_t> out;
   if (!pairs_) {
-    encode_words(text, out);
+    encode_spaced(text, out);
     return out;
   }
   for (size_t at = 0; at < text.size();) {
@@ -212,7 +232,7 @@ std::vector<uint32_t> PieceTokenizer::encode(std::string_view text) const {
     if (whole != none)
       out.push_back(whole);
     else
-      encode_words(run, out);
+      encode_spaced(run, out);
     at = end;
   }
   return out;

@@ -1,5 +1,8 @@
-// Vocabularies of whole characters (SentencePiece and its kin): text is merged pair by pair into tokens without
-// being cut into words first, and what has no token falls back to bytes. Source: SentencePiece's BPE model.
+// Text is merged pair by pair, characters first, into the tokens of a vocabulary. Source: SentencePiece's BPE
+// model.
+//
+// Vocabularies of SentencePiece's kind take text whole, and what has no token falls back to bytes; GPT-2's kind
+// take words that were cut before, in which every byte is a character.
 #pragma once
 
 #include <array>
@@ -8,7 +11,6 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "text/flat_map.h"
@@ -21,10 +23,6 @@ struct Fallback {
   uint32_t unknown = none;          // for a character whose bytes have no tokens; none: it is left out
 };
 
-// A line of a merge list, cut at its separator: "left right". `line` is its place, for the Error if there is
-// none.
-std::pair<std::string_view, std::string_view> split_merge(std::string_view merge, size_t line);
-
 // Immutable once built: any number of threads may encode.
 class PieceTokenizer {
  public:
@@ -33,13 +31,16 @@ class PieceTokenizer {
   PieceTokenizer(std::span<const std::string_view> tokens, std::span<const float> scores,
                  std::span<const uint8_t> usable, const Fallback& fallback);
 
-  // Merges listed first to last as "left right". Runs of newlines are kept apart, and taken whole where they
-  // are a token. Throws Error when a line has no separator or names what is no token.
+  // Merges listed first to last as "left right"; those that name a token that is not usable are left out.
+  // Throws Error when a line has no separator or names what is no token.
   PieceTokenizer(std::span<const std::string_view> tokens, std::span<const std::string_view> merges,
-                 const Fallback& fallback);
+                 std::span<const uint8_t> usable, const Fallback& fallback);
 
-  // Token ids of UTF-8 text in which spaces are written as U+2581.
+  // Token ids of UTF-8 text in which spaces are written as U+2581. With listed merges, runs of newlines are
+  // kept apart, and taken whole where they are a token.
   std::vector<uint32_t> encode(std::string_view text) const;
+  // Token ids of words that do not merge with each other. `whole`: one that is a token is taken as that.
+  std::vector<uint32_t> encode_words(std::span<const std::string_view> words, bool whole) const;
 
  private:
   struct Product {
@@ -51,14 +52,14 @@ class PieceTokenizer {
   uint32_t find(std::string_view text) const;
   Product product(uint32_t left, uint32_t right, std::string_view both) const;
   void encode_run(std::string_view text, std::vector<uint32_t>& out) const;
-  void encode_words(std::string_view text, std::vector<uint32_t>& out) const;
+  void encode_spaced(std::string_view text, std::vector<uint32_t>& out) const;
 
   std::string bytes_;  // of all tokens
   std::vector<std::string_view> tokens_;
   std::unique_ptr<TextIndex> index_;
   bool word_by_word_;  // no token goes on behind a word into the next space
   Fallback fallback_;
-  std::vector<uint32_t> ranks_;                    // [token] by score; `none`: not usable
+  std::vector<uint32_t> ranks_;                    // [token] by score, or 0; `none`: not usable
   std::unique_ptr<PairIndex> pairs_;               // or by listed merges:
   std::vector<std::array<uint32_t, 2>> by_merge_;  // [merge] its rank and product
 };

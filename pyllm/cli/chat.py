@@ -35,6 +35,7 @@ def chat(
     threads: int,
     kv_memory: str,
     kv_type: str,
+    no_pack: bool,
     precise: bool,
     **sampling: Any,
 ) -> None:
@@ -48,7 +49,7 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-    with open_model(path, context, threads, kv_memory, kv_type, precise) as llm:
+    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise) as llm:
         if form := llm.template.built_in:
             note(f"this model has no chat template (a base model?): the built-in form {form!r} is used")
         if terminal:

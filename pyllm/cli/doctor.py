@@ -3,30 +3,43 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from pyllm.cli.options import json_flag
-from pyllm.cli.output import fields, show_json
+from pyllm.cli.output import fields, note, show_json
 
 LIBRARIES = ("numpy", "tokenizers", "jinja2", "click", "rich", "platformdirs", "huggingface_hub")
 
 
 @click.command()
+@click.option("--verify", is_flag=True, help="Read all packed weights and compare them with their checksums.")
+@click.option("--clear-packed", is_flag=True, help="Delete all packed weights.")
 @json_flag
-def doctor(as_json: bool) -> None:
+def doctor(verify: bool, clear_packed: bool, as_json: bool) -> None:
     """Tell what this machine offers and what pyllm makes of it. Exit code 1 when something is wrong.
 
     --json: {"versions", "cpu": {"name", "cores", "affinity", "quota", "threads"},
     "isa": {"built", "available", "used", "forced"}, "memory": {"available", "limit"},
     "cuda": {"present", "used", "why", "devices"},
-    "home": {"path", "writable", "free", "models", "total"}, "problems": [...]}; bytes, and quota in cores.
+    "home": {"path", "writable", "free", "models", "total"},
+    "packed": {"path", "limit", "total", "files": [{"name", "model", "bytes", "used", "problem"}]},
+    "problems": [...]}; bytes, quota in cores, and used in seconds since 1970.
 
-    Example: pyllm doctor
+    Packed weights of large models are kept in home, so that the next start only maps them; they are made anew
+    when they are not there. PYLLM_PACK_LIMIT bounds them (such as 5GB; absent: 20 GB, or half of what is free
+    where that is less; 0: none are kept or used); the least recently used go first.
+
+    Example: pyllm doctor --verify
     """
     problems: list[str] = []
+    if clear_packed:
+        from pyllm.progress import megabytes
+
+        note(f"packed weights: {megabytes(_clear())} deleted")
     about = {
         "versions": _versions(),
         "cpu": _cpu(),
@@ -34,6 +47,7 @@ def doctor(as_json: bool) -> None:
         "memory": _memory(),
         "cuda": _cuda(),
         "home": _home(problems),
+        "packed": _packed(problems, verify),
         "problems": problems,
     }
     if as_json:
@@ -170,6 +184,34 @@ def _home(problems: list[str]) -> dict[str, Any]:
     }
 
 
+def _packed(problems: list[str], verify: bool) -> dict[str, Any]:
+    from pyllm import packs
+    from pyllm.errors import PyllmError
+
+    try:
+        limit = packs.limit()
+    except PyllmError as error:
+        problems.append(str(error))
+        limit = 0
+    files: list[dict[str, Any]] = []
+    for pack in packs.packs():
+        problem = pack.problem or (packs.verify(pack) if verify else "")
+        if problem:
+            problems.append(f"{pack.path}: {problem}; it is not used, and --clear-packed deletes it")
+        about = {"name": pack.path.name, "model": pack.model, "bytes": pack.bytes, "used": pack.used}
+        files.append({**about, "problem": problem})
+    total = sum(file["bytes"] for file in files)
+    return {"path": str(packs.folder()), "limit": limit, "total": total, "files": files}
+
+
+def _clear() -> int:
+    from pyllm import packs
+    from pyllm.models import cache_errors
+
+    with cache_errors(packs.folder()):
+        return packs.clear()
+
+
 def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace")
@@ -185,6 +227,7 @@ def _print(about: dict[str, Any]) -> None:
     from pyllm.progress import megabytes
 
     cpu, isa, memory, cuda, home = (about[key] for key in ("cpu", "isa", "memory", "cuda", "home"))
+    packed = about["packed"]
     quota = f", {cpu['quota']:g} granted by the control group" if cpu["quota"] else ""
     limit = f" (limit of the control group: {megabytes(memory['limit'])})" if memory["limit"] else ""
     forced = " (forced by PYLLM_ISA)" if isa["forced"] else ""
@@ -200,5 +243,9 @@ def _print(about: dict[str, Any]) -> None:
         ("home", f"{home['path']}: {megabytes(home['total'])} used, {megabytes(home['free'])} free"),
     ]
     rows += [("", f"{name}: {megabytes(size)}") for name, size in home["models"].items()]
+    rows += [("packed weights", f"{megabytes(packed['total'])} of at most {megabytes(packed['limit'])}")]
+    for file in packed["files"]:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(file["used"]))
+        rows += [("", f"{file['model'] or file['name']}: {megabytes(file['bytes'])}, used {used}")]
     rows += [("problem", problem) for problem in about["problems"]] or [("problems", "none found")]
     fields(rows)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -43,6 +41,7 @@ ENGINE = [
     ),
     click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits."),
     kv_type_option,
+    click.option("--no-pack", is_flag=True, help="Keep weights in the file's layout: less memory, slower."),
     click.option("--precise", is_flag=True, help="Activations in 15 bits, not 8: nearer to float32, slower."),
 ]
 
@@ -79,13 +78,21 @@ def sampling_options(command: F) -> F:
 
 
 def open_model(
-    path: Path, context: int, threads: int, kv_memory: str, kv_type: str, precise: bool, **more: Any
+    path: Path,
+    context: int,
+    threads: int,
+    kv_memory: str,
+    kv_type: str,
+    no_pack: bool,
+    precise: bool,
+    **more: Any,
 ) -> LLM:
     """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
     kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
     from pyllm.llm import LLM
 
-    return LLM(path, context=context, threads=threads, kv_bytes=kv_bytes, kv_type=kv_type, precise=precise, **more)
+    options: dict[str, Any] = {"context": context, "threads": threads, "kv_bytes": kv_bytes, "precise": precise}
+    return LLM(path, kv_type=kv_type, pack=not no_pack, **options, **more)
 
 
 def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:
@@ -122,12 +129,12 @@ def ask_terms(manifest: Manifest) -> bool:
 
 def parse_bytes(text: str) -> int:
     """'2GB', '512 MiB', '1e9' -> bytes. UsageError for anything else."""
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
-    count = 0
-    if match:
-        power = " kmgt".index(match[2].lower() or " ")
-        with contextlib.suppress(ValueError, OverflowError):  # 1.2.3, 1e999
-            count = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    from pyllm.amounts import parse_bytes as parse
+
+    try:
+        count = parse(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if count <= 0:
         raise UsageError(f"{text!r}: expected an amount of memory such as 2GB or 512MiB")
     return count

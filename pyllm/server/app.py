@@ -13,15 +13,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm import __version__
-from pyllm.server import protocol
+from pyllm.server import anthropic, protocol, responses_protocol
 from pyllm.server.chat import Chat
 from pyllm.server.completions import Completions
 from pyllm.server.errors import ApiError, ClientLeftError
 from pyllm.server.exchange import exchange_of
 from pyllm.server.gate import Gate, as_api_error
+from pyllm.server.messages import Messages
 from pyllm.server.openapi import document
+from pyllm.server.responses import Responses
 from pyllm.server.status import StatusRoutes
-from pyllm.server.stream import json_response
+from pyllm.server.stream import encoded_error, json_response
 from pyllm.server.tokens import TokenRoutes
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def routes(service: Service) -> list[Route]:
     """All endpoints. Another family of them is a file of its own and its lines here."""
     chat, completions = Chat(service), Completions(service)
     tokens, status = TokenRoutes(service), StatusRoutes(service)
-    p = protocol
+    messages, responses = Messages(service), Responses(service)
+    p, a, r = protocol, anthropic, responses_protocol
     return [
         Route("POST", "/v1/chat/completions", chat.create, p.ChatRequest, p.ChatCompletion, events=p.ChatChunk),
         Route(
@@ -57,6 +60,20 @@ def routes(service: Service) -> list[Route]:
             p.Completion,
             events=p.Completion,
         ),
+        Route(
+            "POST", "/v1/messages", messages.create, a.MessagesRequest, a.AnswerMessage, events=a.AnswerMessage
+        ),
+        Route(
+            "POST",
+            "/v1/responses",
+            responses.create,
+            r.ResponsesRequest,
+            r.ResponseObject,
+            events=r.ResponseObject,
+        ),
+        Route("GET", "/v1/responses/{id}", responses.get, gives=r.ResponseObject),
+        Route("DELETE", "/v1/responses/{id}", responses.delete, gives=r.Deleted),
+        Route("POST", "/v1/messages/count_tokens", messages.count_tokens, a.CountRequest, a.InputTokens),
         Route("GET", "/v1/models", status.models, gives=p.ModelList),
         Route("GET", "/v1/models/{model:path}", status.model, gives=p.ModelCard),
         Route("POST", "/tokenize", tokens.tokenize, p.TokenizeRequest, p.Tokens),
@@ -93,7 +110,8 @@ def create_app(service: Service) -> ASGIApp:
         told = as_api_error(error)
         # Not the message: it may hold what the user wrote.
         exchange_of(request).note = " ".join(filter(None, (told.code or told.kind, told.param)))
-        return json_response(told.document(), told.status, told.headers)
+        body = encoded_error(told, request.scope["path"])
+        return Response(body, told.status, told.headers, media_type="application/json")
 
     kinds: tuple[Any, ...] = (ApiError, ClientLeftError, HTTPException, Exception)
     for kind in kinds:

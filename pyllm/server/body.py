@@ -22,8 +22,7 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<place>.*?)`
 async def read_json(request: Request, form: type[_Form], options: ServeOptions) -> tuple[_Form, dict[str, Any]]:
     """The body as `form`, a msgspec.Struct, and as plain values. ApiError says what is wrong with it."""
     document = parse(await read_body(request, options), options)
-    known = {f.encode_name for f in msgspec.structs.fields(form)}
-    if options.strict and (unknown := sorted(set(document) - known)):
+    if options.strict and (unknown := sorted(set(document) - set(form.__struct_encode_fields__))):
         raise bad_request(f"unknown field {unknown[0]!r:.80}; the server was started with --strict", unknown[0])
     try:
         return msgspec.convert(document, form, str_keys=True), document

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from pyllm.errors import PyllmError
-from pyllm.server.errors import bad_request, from_pyllm
-from pyllm.server.exchange import Exchange, exchange_of
-from pyllm.server.fields import chat_params, refuse_not_honoured, template_arguments
+from pyllm.parsers import CallStart, Content, Reasoning, merge
+from pyllm.server.conversation import begin
+from pyllm.server.exchange import exchange_of
+from pyllm.server.fields import refuse_not_honoured
 from pyllm.server.logprobs import chat_logprobs
 from pyllm.server.protocol import (
     ChatChoice,
@@ -23,15 +23,17 @@ from pyllm.server.protocol import (
     ChatMessage,
     ChatRequest,
     Delta,
+    Function,
+    FunctionDelta,
+    ToolCall,
+    ToolCallDelta,
 )
-from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
-from pyllm.server.tally import Tally
+from pyllm.server.stream import DONE, frame
 
 if TYPE_CHECKING:
-    from pyllm.completion import Completion, Piece
-    from pyllm.generation import Job
-    from pyllm.server.engine import Answers
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.parsers import Delta as Parsed
+    from pyllm.server.conversation import Conversation, Part
+    from pyllm.server.service import Service
 
 
 class Chat:
@@ -47,119 +49,92 @@ class Chat:
         place = exchange.stack.enter_context(service.admission.place())
         body, document = await service.read(request, ChatRequest)
         refuse_not_honoured(document)
-        model = service.model(body.model)
-        job = await self._job(model, body)
-        place.grow(job.params.n)
-        exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
-        answers = start(service, model, [job], body, exchange)
-        answer = _Answer(model, job, exchange, bool(body.stream_options and body.stream_options.include_usage))
-        if body.stream:
-            exchange.streamed = True
-            return EventStream(answer.frames(answers), answers)
-        async with watching(request.receive, answers):
-            return json_response(await answer.whole(answers))
-
-    async def _job(self, model: ServedModel, body: ChatRequest) -> Job:
-        service, template = self._service, model.llm.template
-        if len(body.messages) > service.options.max_messages:
-            limit = service.options.max_messages
-            raise bad_request(f"messages: expected at most {limit}, got {len(body.messages)}", "messages")
-        params = chat_params(body, model.defaults, service.options, template)
-        arguments = template_arguments(body, template, service.options)
-        tools = None if body.tool_choice == "none" else body.tools
-
-        def prepare() -> Job:
-            return model.llm.job(template.encode(body.messages, tools=tools, **arguments), params)
-
-        try:
-            return await service.in_worker(prepare)
-        except PyllmError as error:
-            raise from_pyllm(error, frozenset(ChatRequest.__struct_fields__)) from None
+        conversation = await begin(service, exchange, place, body)
+        writer = _Writer(conversation, bool(body.stream_options and body.stream_options.include_usage))
+        return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
 
 
-def start(
-    service: Service,
-    model: ServedModel,
-    jobs: list[Job],
-    body: object,
-    exchange: Exchange,
-) -> Answers:
-    """Submits the request's jobs; they end with the exchange at the latest."""
-    salt = service.salt(exchange, getattr(body, "cache_salt", None))
-    try:
-        answers = model.engine.start(jobs, priority=getattr(body, "priority", None) or 0, cache_salt=salt)
-    except PyllmError as error:
-        raise from_pyllm(error, frozenset(getattr(body, "__struct_fields__", ()))) from None
-    exchange.stack.callback(answers.close)
-    return answers
+class _Writer:
+    """Writes a conversation's answers in OpenAI's form."""
 
-
-class _Answer:
-    """Writes one request's answers."""
-
-    def __init__(self, model: ServedModel, job: Job, exchange: Exchange, include_usage: bool) -> None:
-        self._model = model
-        self._tokenizer = model.llm.tokenizer
-        self._n = job.params.n
-        self._tally = Tally(exchange, 1)
+    def __init__(self, conversation: Conversation, include_usage: bool) -> None:
+        self._conversation = conversation
+        self._tokenizer = conversation.model.llm.tokenizer
         self._include_usage = include_usage
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
 
-    async def whole(self, answers: Answers) -> ChatCompletion:
+    def whole(self, parts: list[Part]) -> ChatCompletion:
         """All of it at once."""
-        done: list[Completion] = []
-        while pieces := await answers.next():
-            self._tally.first_token()
-            for _, piece in pieces:
-                if piece.completion is not None:
-                    done.append(piece.completion)
-                    self._tally.add(0, piece.completion)
-        choices = [
-            ChatChoice(
-                c.index,
-                ChatMessage("assistant", c.text),
-                chat_logprobs(self._tokenizer, c.logprobs),
-                c.finish_reason,
+        choices = []
+        for index in range(self._conversation.n):
+            own = [part for part in parts if part.answer == index]
+            message = merge(delta for part in own for delta in part.deltas)
+            done = own[-1].completion
+            logprobs = done.logprobs if done else None
+            calls = [ToolCall(call.id, Function(call.name, call.arguments)) for call in message.calls]
+            choices.append(
+                ChatChoice(
+                    index,
+                    ChatMessage(
+                        "assistant",
+                        message.content or (None if calls else ""),
+                        message.reasoning or None,
+                        calls or None,
+                    ),
+                    chat_logprobs(self._tokenizer, logprobs),
+                    own[-1].end or "",
+                )
             )
-            for c in sorted(done, key=lambda c: c.index)
-        ]
-        usage, timings = self._tally.usage(), self._tally.timings()
-        return ChatCompletion(self._id, self._created, self._model.id, choices, usage, timings)
+        tally = self._conversation.tally
+        model = self._conversation.model.id
+        return ChatCompletion(self._id, self._created, model, choices, tally.usage(), tally.timings())
 
-    async def frames(self, answers: Answers) -> AsyncIterator[bytes]:
+    async def frames(self) -> AsyncIterator[bytes]:
         """As events."""
-        roles = [ChatChunkChoice(i, Delta(role="assistant", content="")) for i in range(self._n)]
+        roles = [ChatChunkChoice(i, Delta(role="assistant", content="")) for i in range(self._conversation.n)]
         first = [frame(self._chunk(role)) for role in roles]
-        while pieces := await answers.next():
-            self._tally.first_token()
+        while parts := await self._conversation.next():
             frames, first = first, []
-            for _, piece in pieces:
-                self._write(piece, frames)
+            for part in parts:
+                self._write(part, frames)
             yield b"".join(frames)
-        last = self._chunk(None)
-        last.timings = self._tally.timings()
         if self._include_usage:
-            last.usage = self._tally.usage()
+            last = self._chunk(None)
+            last.usage, last.timings = self._conversation.tally.usage(), self._conversation.tally.timings()
             yield frame(last) + DONE
         else:
             yield DONE
 
-    def _write(self, piece: Piece, frames: list[bytes]) -> None:
-        logprobs = chat_logprobs(self._tokenizer, piece.logprobs) if piece.logprobs else None
-        if piece or logprobs:
-            choice = ChatChunkChoice(piece.answer, Delta(content=str.__str__(piece)), logprobs)
-            frames.append(frame(self._chunk(choice)))
-        if piece.completion is not None:
-            self._tally.add(0, piece.completion)
-            end = ChatChunkChoice(piece.answer, Delta(), None, piece.finish_reason)
-            chunk = self._chunk(end)
+    def _write(self, part: Part, frames: list[bytes]) -> None:
+        logprobs = chat_logprobs(self._tokenizer, part.piece.logprobs) if part.piece.logprobs else None
+        deltas = [_delta(delta) for delta in part.deltas]
+        if logprobs and not deltas:
+            deltas = [Delta(content="")]
+        for delta in deltas:
+            frames.append(frame(self._chunk(ChatChunkChoice(part.answer, delta, logprobs))))
+            logprobs = None
+        if part.end is not None:
+            chunk = self._chunk(ChatChunkChoice(part.answer, Delta(), None, part.end))
             if not self._include_usage:
-                chunk.timings = self._tally.timings()
+                chunk.timings = self._conversation.tally.timings()
             frames.append(frame(chunk))
 
     def _chunk(self, choice: ChatChunkChoice | None) -> ChatChunk:
-        chunk = ChatChunk(self._id, self._created, self._model.id, [choice] if choice else [])
+        model = self._conversation.model.id
+        chunk = ChatChunk(self._id, self._created, model, [choice] if choice else [])
         if self._include_usage:
             chunk.usage = None
         return chunk
+
+
+def _delta(delta: Parsed) -> Delta:
+    if isinstance(delta, Content):
+        return Delta(content=delta.text)
+    if isinstance(delta, Reasoning):
+        return Delta(reasoning_content=delta.text)
+    if isinstance(delta, CallStart):
+        call = ToolCallDelta(delta.index, delta.id, "function", FunctionDelta(delta.name, ""))
+    else:
+        call = ToolCallDelta(delta.index, function=FunctionDelta(arguments=delta.text))
+    return Delta(tool_calls=[call])

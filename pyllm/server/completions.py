@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.errors import PyllmError
-from pyllm.server.chat import start
+from pyllm.server.conversation import start
 from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import completion_params, refuse_not_honoured

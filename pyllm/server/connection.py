@@ -9,6 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pyllm.server.errors import ApiError
 from pyllm.server.options import ServeOptions
+from pyllm.server.stream import encoded_error
 
 
 class _RefusedError(Exception):
@@ -87,7 +88,7 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answers without the application, and closes."""
-        body = error.encoded()
+        body = encoded_error(error, "")
         headers = {
             "content-type": "application/json",
             "content-length": str(len(body)),

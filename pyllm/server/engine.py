@@ -29,6 +29,7 @@ class Answers:
         self._error: Exception | None = None
         self.started = time.perf_counter()
         self.last = 0.0  # when the last piece came
+        self.cached_tokens = 0  # of the first job's prompt, known when a piece has come
 
     async def next(self) -> list[tuple[int, Piece]]:
         """(which job, piece) of what has come, waiting for at least one; none when all answers have ended.
@@ -153,6 +154,8 @@ class AsyncEngine:
             if piece is not None:
                 if 0 < answers.last < now:
                     self._gap(now - answers.last)
+                if not answers.last:
+                    answers.cached_tokens = event.cached_tokens
                 answers.last = now
                 answers.push(number, piece)
             if generation.done:

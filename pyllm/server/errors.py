@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from pyllm.errors import PyllmError
 
 
@@ -40,12 +38,9 @@ class ApiError(Exception):
         return "invalid_request_error" if self.status < 500 else "server_error"
 
     def document(self) -> dict[str, Any]:
-        """The answer's JSON."""
+        """The answer's JSON in OpenAI's form."""
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
-
-    def encoded(self) -> bytes:
-        return msgspec.json.encode(self.document())
 
 
 class ClientLeftError(Exception):
@@ -69,3 +64,8 @@ def from_pyllm(error: PyllmError, fields: frozenset[str] = frozenset()) -> ApiEr
 def not_ready(reason: str, retry_after: int = 5) -> ApiError:
     """While loading, while draining, and when the engine has died."""
     return ApiError(503, reason, code="not_ready", headers={"retry-after": str(retry_after)})
+
+
+def internal(error: Exception) -> ApiError:
+    """Our own mistake: the log has the traceback, the client gets no details."""
+    return ApiError(500, "the server failed; its log tells where", code="internal_error")

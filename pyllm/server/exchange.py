@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from pyllm.server.stream import EventStream
+
 KEY = "pyllm.exchange"  # in an ASGI scope
 
 
@@ -25,6 +27,8 @@ class Exchange:
     started: float = field(default_factory=time.perf_counter)  # seconds of time.perf_counter()
     stack: ExitStack = field(default_factory=ExitStack)
     caller: str = ""  # which key
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of every answer
+    stream: EventStream | None = None  # an answer still to be sent
     status: int = 0
     model: str = ""
     streamed: bool = False

@@ -143,17 +143,19 @@ def completion_params(
     return sampling_params(body, defaults, options, **more)
 
 
-def template_arguments(body: ChatRequest, template: ChatTemplate, options: ServeOptions) -> dict[str, Any]:
+def template_arguments(
+    given: Mapping[str, Any] | None, effort: str | None, template: ChatTemplate, options: ServeOptions
+) -> dict[str, Any]:
     """What goes to the model's template beside messages and tools."""
-    arguments = dict(body.chat_template_kwargs or {})
+    arguments = dict(given or {})
     for name in arguments:
         if name not in options.template_arguments:
             raise bad_request(
                 f"chat_template_kwargs.{name:.60}: expected one of {', '.join(options.template_arguments)}",
                 "chat_template_kwargs",
             )
-    if body.reasoning_effort is not None:
-        arguments = reasoning_arguments(body.reasoning_effort, template) | arguments
+    if effort is not None:
+        arguments = reasoning_arguments(effort, template) | arguments
     return arguments
 
 

@@ -12,8 +12,9 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from pyllm.server.auth import Hosts, Keys
-from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.errors import ApiError, ClientLeftError, internal
 from pyllm.server.exchange import KEY, Exchange
+from pyllm.server.stream import encoded_error
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -49,12 +50,12 @@ class Gate:
             path=scope["path"],
             client=client[0] if client else "",
         )
-        extra = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
+        exchange.headers = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *extra]}
+                message = {**message, "headers": [*message.get("headers", ()), *exchange.headers]}
             await send(message)
 
         try:
@@ -63,14 +64,16 @@ class Gate:
                     self._hosts.check(headers)
                     exchange.caller = self._keys.caller(headers)
                 await self._app(scope, receive, send_with_headers)
+                if exchange.stream is not None:
+                    await exchange.stream.run(exchange, receive, send)
         except ApiError as error:
             exchange.note = error.code or error.kind
-            await respond(send_with_headers, error)
+            await respond(send_with_headers, error, exchange.path)
         except Exception as error:
             exchange.note = type(error).__name__
             traceback.print_exc()
             if not exchange.status:
-                await respond(send_with_headers, internal(error))
+                await respond(send_with_headers, internal(error), exchange.path)
         finally:
             self._finished(exchange)
 
@@ -83,21 +86,19 @@ class Gate:
     def _label(self, path: str) -> str:
         if path in self._paths:
             return path
-        return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
+        for family in ("/v1/models/", "/v1/responses/"):
+            if path.startswith(family):
+                return family
+        return "other"
 
 
-async def respond(send: Any, error: ApiError) -> None:
+async def respond(send: Any, error: ApiError, path: str) -> None:
     """Sends an error as a whole answer."""
-    body = error.encoded()
+    body = encoded_error(error, path)
     headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})
     await send({"type": "http.response.body", "body": body})
-
-
-def internal(error: Exception) -> ApiError:
-    """Our own mistake: the log has the traceback, the client gets no details."""
-    return ApiError(500, "the server failed; its log tells where", code="internal_error")
 
 
 def as_api_error(error: Exception) -> ApiError:

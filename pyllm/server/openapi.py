@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +64,8 @@ def _operation(route: Route, path: str, of: dict[Any, dict[str, Any]]) -> dict[s
     if route.takes:
         schema = of[route.takes]
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
-    if "{model}" in path:
-        operation["parameters"] = [
-            {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        ]
+    for name in re.findall(r"{(\w+)}", path):
+        operation.setdefault("parameters", []).append(
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        )
     return operation

@@ -196,15 +196,42 @@ class ChatLogprobs(Struct):
     refusal: None = None
 
 
+class Function(Struct):
+    name: str
+    arguments: str
+
+
+class ToolCall(Struct):
+    id: str
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class FunctionDelta(Struct, omit_defaults=True):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ToolCallDelta(Struct, omit_defaults=True):
+    index: Annotated[int, Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
+    id: str | None = None
+    type: str | None = None
+    function: FunctionDelta | None = None
+
+
 class Delta(Struct, omit_defaults=True):
     role: str | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
-class ChatMessage(Struct):
+class ChatMessage(Struct, omit_defaults=True):
     role: str
     content: str | None
-    refusal: None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    refusal: msgspec.UnsetType | None = msgspec.UNSET
 
 
 class ChatChunkChoice(Struct):

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
+from pyllm.parsers import Dialect, Parser, dialect_of
 from pyllm.server.admission import Admission
 from pyllm.server.body import read_json
 from pyllm.server.engine import AsyncEngine
@@ -42,6 +44,22 @@ class ServedModel:
     @property
     def llm(self) -> LLM:
         return self.engine.llm
+
+    @cached_property
+    def dialect(self) -> Dialect:
+        """How the model writes reasoning and tool calls."""
+        return dialect_of(self.llm.template.source, self.llm.config.architecture)
+
+    @cached_property
+    def visible_tokens(self) -> tuple[int, ...]:
+        """Control tokens that the parser of answers must see."""
+        return self.dialect.visible_tokens(self.llm.tokenizer)
+
+    def parser(self, tools: list[dict[str, Any]] | None, prompt: str) -> Parser | None:
+        """For one answer: finds reasoning and calls of `tools`; none where there is nothing to find."""
+        if tools is None and self.dialect.thinking is None and self.dialect.format != "gpt-oss":
+            return None
+        return self.dialect.parser(tools=tools, prompt=prompt)
 
 
 class Service:

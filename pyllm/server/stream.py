@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from starlette.responses import Response
 
-from pyllm.server.errors import ApiError, ClientLeftError
+from pyllm.server.anthropic import error_message
+from pyllm.server.errors import ApiError, ClientLeftError, internal
 from pyllm.server.exchange import KEY
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from pyllm.server.engine import Answers
+    from pyllm.server.exchange import Exchange
 
+ANTHROPIC = "/v1/messages"  # paths that speak its form
 DONE = b"data: [DONE]\n\n"
 _HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -49,33 +52,50 @@ async def watching(receive: Receive, answers: Answers) -> AsyncIterator[None]:
 
 
 class EventStream(Response):
-    """Sends `frames`, each some whole events. An ApiError on the way becomes the last event."""
+    """Sends `frames`, each some whole events. An ApiError on the way becomes the last event.
+
+    As a response it only leaves itself in the exchange: the gate sends it, from where a token does not pass
+    through fifteen layers of the web framework.
+    """
 
     def __init__(self, frames: AsyncIterator[bytes], answers: Answers) -> None:
-        self.status_code = 200
-        self.background = None
-        self.body = b""
-        self.init_headers(_HEADERS)
+        super().__init__(headers=_HEADERS)
         self._frames = frames
         self._answers = answers
 
-    def init_headers(self, headers: Any = None) -> None:
-        self.raw_headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[KEY].stream = self
+
+    async def run(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        """Sends all of it."""
+        headers = [*exchange.headers, *((name.encode(), value.encode()) for name, value in _HEADERS.items())]
+        exchange.status = 200
         async with watching(receive, self._answers):
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
             try:
                 async for data in self._frames:
                     await send({"type": "http.response.body", "body": data, "more_body": True})
             except ClientLeftError:
-                scope[KEY].status, scope[KEY].note = 499, "the client left"
+                exchange.status, exchange.note = 499, "the client left"
                 return
             except ApiError as error:
-                scope[KEY].note = error.code or error.kind
-                data = b"data: " + error.encoded() + b"\n\n"
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+                exchange.note = error.code or error.kind
+                await self._send_error(error, exchange, send)
+            except Exception as error:
+                await self._send_error(internal(error), exchange, send)
+                raise
+            else:
+                await send({"type": "http.response.body", "body": b""})
+
+    async def _send_error(self, error: ApiError, exchange: Exchange, send: Send) -> None:
+        name = b"event: error\n" if exchange.path.startswith(ANTHROPIC) else b""
+        data = name + b"data: " + encoded_error(error, exchange.path) + b"\n\n"
+        await send({"type": "http.response.body", "body": data})
+
+
+def encoded_error(error: ApiError, path: str) -> bytes:
+    """An error as JSON, in the form that clients of `path` know."""
+    return _encode(error_message(error) if path.startswith(ANTHROPIC) else error.document())
 
 
 def json_response(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

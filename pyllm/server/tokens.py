@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from pyllm.errors import PyllmError
 from pyllm.server.errors import bad_request, from_pyllm
+from pyllm.server.fields import template_arguments
 from pyllm.server.logprobs import token_text
 from pyllm.server.protocol import Content, DetokenizeRequest, TokenizeRequest, Tokens
 from pyllm.server.stream import json_response
@@ -35,10 +36,7 @@ class TokenRoutes:
                 f"expected one of content, prompt and messages, got {' and '.join(given) or 'none'}", "content"
             )
         text = body.content if body.content is not None else body.prompt
-        arguments = body.chat_template_kwargs or {}
-        for name in arguments:
-            if name not in service.options.template_arguments:
-                raise bad_request(f"chat_template_kwargs.{name:.60}: not allowed", "chat_template_kwargs")
+        arguments = template_arguments(body.chat_template_kwargs, None, llm.template, service.options)
 
         def encode() -> list[int]:
             if body.messages is not None:

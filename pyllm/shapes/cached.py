@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
 
 from pyllm.errors import PyllmError
 from pyllm.models import cache_errors, home
+from pyllm.progress import megabytes
 from pyllm.shapes.shape import PRESETS, Shape
 from pyllm.shapes.types import file_bytes, tensor_types
 from pyllm.shapes.write import write_shape
@@ -28,10 +30,10 @@ def parse_shape(text: str) -> tuple[str, Shape, str]:
     return f"{name}:{quant}", PRESETS[name], quant
 
 
-def shape_file(text: str) -> Path:
+def shape_file(text: str, note: Callable[[str], None] = lambda _: None) -> Path:
     """The file of a shape by name, in the folder that pyllm keeps; written when it is not there yet.
 
-    PyllmError for unknown shapes, and when there is no room.
+    note: is told when it has to be written. PyllmError for unknown shapes, and when there is no room.
     """
     name, shape, quant = parse_shape(text)
     key = hashlib.sha256(f"{FORMAT} {shape} {quant}".encode()).hexdigest()[:12]
@@ -53,6 +55,7 @@ def shape_file(text: str) -> Path:
                     f"{folder}: the random weights of {name} need {needed:,} bytes, {free:,} are free. "
                     "PYLLM_HOME can name another folder"
                 )
+            note(f"writing random weights: {name} ({megabytes(needed)})")
             part = folder / f"{path.name}.part"
             try:
                 write_shape(part, shape, quant)

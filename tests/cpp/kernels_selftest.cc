@@ -171,14 +171,14 @@ template <typename Element>
 void test_float_matmul(const Kernels& kernels, const Kernels& twin, Type type,
                        const std::vector<Element>& panel) {
   Random random(11);
-  const int64_t columns = static_cast<int64_t>(panel.size()) / kPanelRows;
+  const int64_t columns = static_cast<int64_t>(panel.size()) / (2 * kPanelRows);
   for (int k = 0; k < 4; ++k) {
     const std::vector<float> x = random_floats(random, columns * kWidths[k]);
-    for (const int rows : {16, 9}) {
-      const bool add = rows == 9;
-      std::vector<float> got = random_floats(random, 17 * kWidths[k]), expected = got;
-      kernels.matmul_float(type)->tile[k](panel.data(), columns, x.data(), {got.data(), 17, rows, add});
-      twin.matmul_float(type)->tile[k](panel.data(), columns, x.data(), {expected.data(), 17, rows, add});
+    for (const int rows : {16, 9, 32, 23}) {
+      const bool add = rows == 9 || rows == 32, both = rows > 16;
+      std::vector<float> got = random_floats(random, 37 * kWidths[k]), expected = got;
+      kernels.matmul_float(type)->tile[both][k](panel.data(), columns, x.data(), {got.data(), 37, rows, add});
+      twin.matmul_float(type)->tile[both][k](panel.data(), columns, x.data(), {expected.data(), 37, rows, add});
       check(
           kernels.name,
           [&] { return message("matmul ", type_info(type).name, " ", rows, " ", columns, " ", kWidths[k]); },
@@ -190,8 +190,8 @@ void test_float_matmul(const Kernels& kernels, const Kernels& twin, Type type,
 void test_float_matmuls(const Kernels& kernels, const Kernels& twin) {
   Random random(12);
   for (const int64_t columns : {1, 7, 33}) {
-    test_float_matmul(kernels, twin, Type::F32, random_floats(random, columns * kPanelRows));
-    test_float_matmul(kernels, twin, Type::F16, random_halves(random, columns * kPanelRows));
+    test_float_matmul(kernels, twin, Type::F32, random_floats(random, 2 * columns * kPanelRows));
+    test_float_matmul(kernels, twin, Type::F16, random_halves(random, 2 * columns * kPanelRows));
   }
   // Every half and every bfloat16, one panel column at a time: the product with 1 is the number itself.
   const float one = 1.0f;
@@ -200,8 +200,8 @@ void test_float_matmuls(const Kernels& kernels, const Kernels& twin) {
     for (uint32_t first = 0; first < 65536; first += kPanelRows) {
       uint16_t panel[kPanelRows];
       for (uint32_t i = 0; i < kPanelRows; ++i) panel[i] = static_cast<uint16_t>(first + i);
-      kernels.matmul_float(type)->tile[0](panel, 1, &one, {got.data() + first, 16, 16, false});
-      twin.matmul_float(type)->tile[0](panel, 1, &one, {expected.data() + first, 16, 16, false});
+      kernels.matmul_float(type)->tile[0][0](panel, 1, &one, {got.data() + first, 16, 16, false});
+      twin.matmul_float(type)->tile[0][0](panel, 1, &one, {expected.data() + first, 16, 16, false});
     }
     check(kernels.name, [&] { return message("every ", type_info(type).name); }, got, expected);
   }

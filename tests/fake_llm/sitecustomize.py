@@ -54,7 +54,7 @@ class FakeLLM:
             for word in words(messages):
                 text += word
                 yield Piece(word, (1,))
-            usage, timings = Usage(3, len(text.split()), 0), Timings(0.5, 0.25, 12.0, 8.0)
+            usage, timings = Usage(3, len(text.split()), 0), Timings(0.5, 0.1, 0.25, 1.5, 12.0, 8.0)
             yield Piece("", completion=Completion(text, (1,) * len(text.split()), "stop", usage, timings))
         finally:
             log("ended")

@@ -23,7 +23,12 @@ bool is_float(Type type) { return type == Type::F32 || type == Type::F16 || type
 }  // namespace
 
 CpuBackend::CpuBackend(const BackendOptions& options)
-    : kernels_(select_kernels(options.isa)), precise_(options.precise), kv_type_(options.kv_type), pool_(options.threads) {}
+    : kernels_(select_kernels(options.isa)),
+      precise_(options.precise),
+      kv_type_(options.kv_type),
+      pool_(options.threads),
+      pack_(options.pack),
+      packed_(options.packed ? options.packed : std::make_shared<PackedWeights>()) {}
 
 std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   auto weight = std::make_unique<CpuMatrix>();
@@ -34,19 +39,20 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   weight->packing = packed_type(source.type);
   if (weight->packing == nullptr && !is_float(source.type))
     fail("weights of type ", type_info(source.type).name, " cannot be multiplied");
-  weight->panel_bytes = weight->packing != nullptr ? weight->packing->layout.panel_bytes(source.cols)
-                                                   : kPanelRows * source.cols * type_info(source.type).bytes;
-  if (weight->packing != nullptr && !weight->packing->keep_packed) return weight;
-  weight->panels = weights_.take<std::byte>(weight->panel_count() * weight->panel_bytes);
+  weight->panel_bytes = panel_bytes(source.type, source.cols);
+  if (!pack_ || (weight->packing != nullptr && !weight->packing->keep_packed)) {
+    expanded_bytes_ += static_cast<int64_t>(source.data.size());
+    return weight;
+  }
+  const PackedWeights::Room room = packed_->take(source.name, weight->panel_count() * weight->panel_bytes);
+  weight->panels = room.data;
+  if (room.to_fill == nullptr) return weight;
+  const auto row_bytes = static_cast<int64_t>(source.data.size()) / source.rows;
   pool_.parallel_for(weight->panel_count(), 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; ++p) {
-      std::byte* panel = weight->panels + p * weight->panel_bytes;
-      if (weight->packing != nullptr)
-        weight->packing->pack(source.data.data(), source.rows, source.cols, p * kPanelRows,
-                              reinterpret_cast<uint8_t*>(panel));
-      else
-        pack_float_panel(source.type, source.data.data(), source.rows, source.cols, p * kPanelRows, panel);
-    }
+    for (int64_t p = begin; p < end; ++p)
+      pack_panel(source.type, source.data.data(), source.rows, source.cols, p * kPanelRows,
+                 room.to_fill + p * weight->panel_bytes);
+    packed_->count((std::min(end * kPanelRows, source.rows) - begin * kPanelRows) * row_bytes);
   });
   return weight;
 }

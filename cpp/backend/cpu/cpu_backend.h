@@ -13,6 +13,7 @@
 #include "backend/cpu/kernels.h"
 #include "backend/cpu/memory.h"
 #include "backend/cpu/pack.h"
+#include "backend/cpu/packed_weights.h"
 #include "core/thread_pool.h"
 
 namespace pyllm::cpu {
@@ -21,7 +22,7 @@ class CpuMatrix : public Weight {
  public:
   Type type;
   const PackedType* packing = nullptr;  // of quantized types
-  std::byte* panels = nullptr;          // none: panels are expanded from `source` just before use
+  const std::byte* panels = nullptr;    // none: panels are expanded from `source` just before use
   int64_t panel_bytes = 0;
   std::span<const std::byte> source;
   int64_t panel_count() const { return (rows + kPanelRows - 1) / kPanelRows; }
@@ -46,6 +47,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Weight> matrix(const WeightSource& source) override;
   std::unique_ptr<Weight> embedding(const WeightSource& source) override;
   std::unique_ptr<Vector> vector(std::span<const float> values) override;
+  int64_t mapped_bytes() const override { return expanded_bytes_ + packed_->mapped_bytes(); }
   int64_t kv_block_bytes(const KvShape& shape) const override;
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
 
@@ -91,7 +93,9 @@ class CpuBackend : public Backend {
   const Batch* batch_ = nullptr;
   std::vector<int32_t> positions_;        // [row]
   std::vector<AttentionPlan> attention_;  // of this step, one for each shape of attention
-  Arena weights_;                         // all panels side by side, in huge pages where they are offered
+  const bool pack_;
+  std::shared_ptr<PackedWeights> packed_;  // all panels
+  int64_t expanded_bytes_ = 0;             // of weights that are packed just before use
   Arena arena_;
 };
 

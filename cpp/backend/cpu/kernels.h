@@ -41,7 +41,7 @@ struct MatmulKernels {
   MatmulKernel tile[2][4];  // for 1 and 2 panels; for 1, 2, 4, 8 columns
 };
 struct FloatMatmulKernels {
-  FloatMatmulKernel tile[4];  // for 1, 2, 4, 8 columns
+  FloatMatmulKernel tile[2][4];  // likewise
 };
 
 // Where a block of 16 tokens of one KV head keeps what, in bytes. Tokens are the lanes of keys, features those of

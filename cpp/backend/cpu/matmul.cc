@@ -47,7 +47,24 @@ void fill(const Sums& s, const int32_t* raw, int64_t steps, int64_t width, int64
     }
 }
 
-constexpr int64_t kPanelBytesAtOnce = 320 << 10;  // panels that stay in the second-level cache while tiles pass
+// Pairs of panels that pass together by each tile: as many as stay in the second-level cache meanwhile.
+int64_t pairs_at_once(const CpuMatrix& w) {
+  constexpr int64_t kBytes = 320 << 10;
+  return w.panels == nullptr ? 1 : std::max<int64_t>(1, kBytes / (2 * w.panel_bytes));
+}
+
+// Bytes a thread needs to hold a pair of panels that are not kept packed.
+int64_t unpacked_room(const CpuMatrix& w) {
+  return w.panels == nullptr ? (2 * w.panel_bytes + 63) / 64 * 64 : 0;
+}
+
+// The panels from `first` on; a pair of them, packed into `room`, where they are not kept.
+const std::byte* panels_from(const CpuMatrix& w, int64_t first, std::byte* room) {
+  if (w.panels != nullptr) return w.panels + first * w.panel_bytes;
+  for (int64_t p = first; p < std::min(first + 2, w.panel_count()); ++p)
+    pack_panel(w.type, w.source.data(), w.rows, w.cols, p * kPanelRows, room + (p - first) * w.panel_bytes);
+  return room;
+}
 
 }  // namespace
 
@@ -135,7 +152,7 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, const Input& 
   std::vector<Sums> sums;
   sums.reserve(factors.size());
   std::vector<Part> parts;
-  int64_t column = 0, pairs = 0, unpacked_bytes = 0;
+  int64_t column = 0, pairs = 0, room = 0;
   for (const Factor& factor : factors) {
     const auto& w = static_cast<const CpuMatrix&>(*factor.weight);
     if (w.packing != nullptr) {
@@ -151,7 +168,7 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, const Input& 
                              arena_.take<float>(n * steps * groups)});
       parts.push_back({&w, kernels_.matmul(layout), &*found, column, pairs});
       pairs += (w.panel_count() + 1) / 2;
-      if (w.panels == nullptr) unpacked_bytes = std::max(unpacked_bytes, (2 * w.panel_bytes + 63) / 64 * 64);
+      room = std::max(room, unpacked_room(w));
     }
     column += w.rows;
   }
@@ -173,7 +190,7 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, const Input& 
     }
   });
 
-  std::byte* unpacked = unpacked_bytes > 0 ? arena_.take<std::byte>(pool_.threads() * unpacked_bytes) : nullptr;
+  std::byte* unpacked = room > 0 ? arena_.take<std::byte>(pool_.threads() * room) : nullptr;
   // Several chunks a thread, so that one that is interrupted does not hold up the others.
   const int64_t grain = std::max<int64_t>(1, pairs / (pool_.threads() * 8));
   pool_.parallel_for(pairs, grain, [&](int64_t begin, int64_t end, int thread) {
@@ -182,30 +199,19 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, const Input& 
       while (index + 1 < parts.size() && begin >= parts[index + 1].first_pair) ++index;
       const Part& part = parts[index];
       const CpuMatrix& w = *part.weight;
-      // Panels that pass together by each tile: those of one part, as many as the cache holds.
-      int64_t last = std::min(end, part.first_pair + (w.panel_count() + 1) / 2);
-      last = std::min(last, begin + std::max<int64_t>(1, kPanelBytesAtOnce / (2 * w.panel_bytes)));
-      const std::byte* panels = w.panels;
-      int64_t first_panel = 2 * (begin - part.first_pair);
-      if (panels == nullptr) {
-        last = begin + 1;
-        std::byte* mine = unpacked + thread * unpacked_bytes;
-        for (int64_t p = first_panel; p < std::min(first_panel + 2, w.panel_count()); ++p)
-          w.packing->pack(w.source.data(), w.rows, w.cols, p * kPanelRows,
-                          reinterpret_cast<uint8_t*>(mine + (p - first_panel) * w.panel_bytes));
-        panels = mine - first_panel * w.panel_bytes;
-      }
+      const int64_t of_part = part.first_pair + (w.panel_count() + 1) / 2;
+      const int64_t last = std::min({end, of_part, begin + pairs_at_once(w)}), first = begin - part.first_pair;
+      const std::byte* panels = panels_from(w, 2 * first, unpacked + thread * room);
       for (const Tile& tile : tiles) {
         const int64_t base = tile.first * steps;
         const Sums& s = *part.sums;
         const ActivationTile activations = {q + tile.first * cols, scale + base, s.init + base * s.groups,
                                             s.sum + base * s.groups};
-        for (int64_t pair = begin; pair < last; ++pair) {
-          const int64_t panel = first_panel + 2 * (pair - begin), row = panel * kPanelRows;
-          const bool both = panel + 1 < w.panel_count();
+        for (int64_t pair = 0; pair < last - begin; ++pair) {
+          const int64_t row = 2 * (first + pair) * kPanelRows;
           const int rows = static_cast<int>(std::min<int64_t>(2 * kPanelRows, w.rows - row));
-          part.kernels->tile[both][tile.kernel](
-              reinterpret_cast<const uint8_t*>(panels + panel * w.panel_bytes), w.cols, w.packing->table,
+          part.kernels->tile[rows > kPanelRows][tile.kernel](
+              reinterpret_cast<const uint8_t*>(panels + 2 * pair * w.panel_bytes), w.cols, w.packing->table,
               activations, {out.row(tile.first) + part.column + row, out.stride, rows, add});
         }
       }
@@ -231,14 +237,21 @@ void CpuBackend::matmul_float(const Factor& factor, const Input& x, Tensor out, 
       }
     }
   });
-  const int64_t grain = std::max<int64_t>(1, w.panel_count() / (pool_.threads() * 8));
-  pool_.parallel_for(w.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
-    for (int64_t p = begin; p < end; ++p) {
-      const int64_t row = p * kPanelRows;
-      const int rows = static_cast<int>(std::min<int64_t>(kPanelRows, w.rows - row));
+  const int64_t room = unpacked_room(w);
+  std::byte* unpacked = room > 0 ? arena_.take<std::byte>(pool_.threads() * room) : nullptr;
+  const int64_t pairs = (w.panel_count() + 1) / 2, grain = std::max<int64_t>(1, pairs / (pool_.threads() * 8));
+  pool_.parallel_for(pairs, grain, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t last; begin < end; begin = last) {
+      last = std::min(end, begin + pairs_at_once(w));
+      const std::byte* panels = panels_from(w, 2 * begin, unpacked + thread * room);
       for (const Tile& tile : tiles)
-        kernels.tile[tile.kernel](w.panels + p * w.panel_bytes, w.cols, columns + tile.first * cols,
-                                  {out.row(tile.first) + row, out.stride, rows, add});
+        for (int64_t pair = begin; pair < last; ++pair) {
+          const int64_t row = 2 * pair * kPanelRows;
+          const int rows = static_cast<int>(std::min<int64_t>(2 * kPanelRows, w.rows - row));
+          kernels.tile[rows > kPanelRows][tile.kernel](panels + 2 * (pair - begin) * w.panel_bytes, w.cols,
+                                                       columns + tile.first * cols,
+                                                       {out.row(tile.first) + row, out.stride, rows, add});
+        }
     }
   });
 }

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "core/half.h"
+#include "quant/dequantize.h"
 #include "quant/types.h"
 
 namespace pyllm::cpu {
@@ -86,7 +88,7 @@ void pack_scales(const typename Q::Block& block, int64_t index, int row, uint8_t
 }
 
 template <typename Q>
-void pack_panel(const std::byte* data, int64_t rows, int64_t columns, int64_t row, uint8_t* panel) {
+void pack_rows(const std::byte* data, int64_t rows, int64_t columns, int64_t row, uint8_t* panel) {
   constexpr Layout L = layout_of<Q>();
   const int64_t blocks = columns / Q::block;
   const int here = static_cast<int>(std::min<int64_t>(kPanelRows, rows - row));
@@ -113,7 +115,7 @@ const PackedType* packed() {
   // The lookup types spread 2 or 3 bits over 8: packed, they would multiply the memory.
   constexpr int64_t file_bytes = int64_t{kPanelRows} * (256 / Q::block) * sizeof(typename Q::Block);
   constexpr bool compact = layout_of<Q>().panel_bytes(256) <= file_bytes * 3 / 2;
-  static const PackedType type = {layout_of<Q>(), table, compact, pack_panel<Q>};
+  static const PackedType type = {layout_of<Q>(), table, compact, pack_rows<Q>};
   return &type;
 }
 
@@ -125,6 +127,8 @@ const PackedType* packed_type(Type type) {
   return found;
 }
 
+namespace {
+
 void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row,
                       std::byte* panel) {
   const int64_t size = type_info(type).bytes;
@@ -135,6 +139,49 @@ void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t co
     for (int64_t k = 0; k < columns; ++k)
       std::memcpy(panel + (k * kPanelRows + r) * size, source + k * size, size);
   }
+}
+
+}  // namespace
+
+int64_t panel_bytes(Type type, int64_t columns) {
+  const PackedType* packing = packed_type(type);
+  return packing != nullptr ? packing->layout.panel_bytes(columns)
+                            : kPanelRows * columns * type_info(type).bytes;
+}
+
+void pack_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row,
+                std::byte* panel) {
+  if (const PackedType* packing = packed_type(type))
+    packing->pack(data, rows, columns, row, reinterpret_cast<uint8_t*>(panel));
+  else
+    pack_float_panel(type, data, rows, columns, row, panel);
+}
+
+uint64_t packing_fingerprint() {
+  constexpr int64_t rows = kPanelRows + 3, columns = 512;  // a full panel and one with rows missing
+  uint64_t hash = 0xcbf29ce484222325u;                     // FNV-1a, eight bytes at a time
+  const auto mix = [&](uint64_t word) { hash = (hash ^ word) * 0x100000001b3u, hash ^= hash >> 32; };
+  for (const TypeInfo& info : kTypes) {
+    if (!quant::is_weight_type(info.type)) continue;
+    const auto size = static_cast<size_t>(rows * (columns / info.block) * info.bytes);
+    std::vector<std::byte> source(size), panel(static_cast<size_t>(panel_bytes(info.type, columns)));
+    uint32_t random = 1;
+    for (std::byte& byte : source) {
+      random = random * 1664525 + 1013904223;
+      byte = static_cast<std::byte>(random >> 24);
+    }
+    mix(static_cast<uint64_t>(info.type));
+    mix(panel.size());
+    for (int64_t row = 0; row < rows; row += kPanelRows) {
+      pack_panel(info.type, source.data(), rows, columns, row, panel.data());
+      for (size_t i = 0; i + 8 <= panel.size(); i += 8) {
+        uint64_t word;
+        std::memcpy(&word, panel.data() + i, 8);
+        mix(word);
+      }
+    }
+  }
+  return hash;
 }
 
 }  // namespace pyllm::cpu

@@ -21,8 +21,12 @@ struct PackedType {
 // nullptr when `type` is not a quantized weight type.
 const PackedType* packed_type(Type type);
 
-// The same for F32, F16 and BF16: [column][16 rows] of the same element type.
-void pack_float_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row,
-                      std::byte* panel);
+// Of any weight type; F32, F16 and BF16 become [column][16 rows] of the same element type.
+int64_t panel_bytes(Type type, int64_t columns);
+void pack_panel(Type type, const std::byte* data, int64_t rows, int64_t columns, int64_t row, std::byte* panel);
+
+// Tells packed forms apart: a hash of what packing makes of sample weights of every type, so that whatever
+// changes the panels changes it too.
+uint64_t packing_fingerprint();
 
 }  // namespace pyllm::cpu

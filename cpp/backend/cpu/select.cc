@@ -20,6 +20,9 @@ extern const Kernels kernels;
 namespace avx2 {
 extern const Kernels kernels;
 }
+namespace avxvnni {  // AVX2 with the byte dot products of newer cores that have no AVX-512
+extern const Kernels kernels;
+}
 namespace avx512 {
 extern const Kernels kernels;
 }
@@ -49,6 +52,7 @@ std::vector<IsaInfo> instruction_sets() {
                            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
   all.push_back({&avx512::kernels, avx512_here});
+  all.push_back({&avxvnni::kernels, avx2_here && __builtin_cpu_supports("avxvnni")});
   all.push_back({&avx2::kernels, avx2_here});
 #elif defined(__aarch64__)
   all.push_back({&neon::kernels, neon_here()});

@@ -20,25 +20,46 @@ struct AsBF16 {
   static f32x16 get(const uint16_t* p) { return load_bfloat16(p); }
 };
 
-template <typename As, int N>
+template <typename As, int N, int P>
 void tile(const void* panel, int64_t columns, const float* x, const OutputTile& out) {
   const auto* w = static_cast<const typename As::Element*>(panel);
-  f32x16 acc[N];
-  for (int c = 0; c < N; ++c) acc[c] = zero();
+  const int64_t panel_size = columns * kPanelRows;
+  f32x16 acc[N][P];
+  for (int c = 0; c < N; ++c)
+    for (int p = 0; p < P; ++p) acc[c][p] = zero();
   for (int64_t k = 0; k < columns; ++k) {
-    const f32x16 weight = As::get(w + k * kPanelRows);
+    f32x16 weight[P];
+    for (int p = 0; p < P; ++p) weight[p] = As::get(w + p * panel_size + k * kPanelRows);
     PYLLM_UNROLL
-    for (int c = 0; c < N; ++c) acc[c] = fma(weight, set(x[k * N + c]), acc[c]);
+    for (int c = 0; c < N; ++c) {
+      f32x16 activation = set(x[k * N + c]);
+      if constexpr (P > 1) in_register(activation);
+      for (int p = 0; p < P; ++p) acc[c][p] = fma(weight[p], activation, acc[c][p]);
+    }
   }
-  for (int c = 0; c < N; ++c) {
-    float* to = out.data + c * out.stride;
-    if (out.add) acc[c] = add(load_partial(to, out.rows), acc[c]);
-    store_partial(to, acc[c], out.rows);
+  for (int c = 0; c < N; ++c)
+    for (int p = 0; p < P; ++p) {
+      const int rows = out.rows - p * kPanelRows < kPanelRows ? out.rows - p * kPanelRows : kPanelRows;
+      float* to = out.data + c * out.stride + p * kPanelRows;
+      if (out.add) acc[c][p] = add(load_partial(to, rows), acc[c][p]);
+      store_partial(to, acc[c][p], rows);
+    }
+}
+
+template <typename As, int N>
+void pair(const void* panel, int64_t columns, const float* x, const OutputTile& out) {
+  if constexpr (kTilePanels == 2) {
+    tile<As, N, 2>(panel, columns, x, out);
+  } else {
+    const auto* second = static_cast<const typename As::Element*>(panel) + columns * kPanelRows;
+    tile<As, N, 1>(panel, columns, x, out);
+    tile<As, N, 1>(second, columns, x, {out.data + kPanelRows, out.stride, out.rows - kPanelRows, out.add});
   }
 }
 
 template <typename As>
-constexpr FloatMatmulKernels kTiles = {{tile<As, 1>, tile<As, 2>, tile<As, 4>, tile<As, 8>}};
+constexpr FloatMatmulKernels kTiles = {{{tile<As, 1, 1>, tile<As, 2, 1>, tile<As, 4, 1>, tile<As, 8, 1>},
+                                        {pair<As, 1>, pair<As, 2>, pair<As, 4>, pair<As, 8>}}};
 
 }  // namespace
 

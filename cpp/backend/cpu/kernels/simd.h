@@ -4,7 +4,7 @@
 
 #if defined(PYLLM_ISA_AVX512)
 #include "backend/cpu/simd/avx512.h"
-#elif defined(PYLLM_ISA_AVX2)
+#elif defined(PYLLM_ISA_AVX2) || defined(PYLLM_ISA_AVXVNNI)
 #include "backend/cpu/simd/avx2.h"
 #elif defined(PYLLM_ISA_NEON)
 #include "backend/cpu/simd/neon.h"

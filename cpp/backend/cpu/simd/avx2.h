@@ -1,4 +1,5 @@
-// Sixteen lanes in two AVX2 registers; integer dot products by vpmaddubsw with care for saturation.
+// Sixteen lanes in two AVX2 registers; integer dot products by vpdpbusd where the core has it (AVX-VNNI), else
+// by vpmaddubsw with care for saturation.
 #pragma once
 
 #include <immintrin.h>
@@ -18,6 +19,7 @@ struct u8x64 {
 
 inline f32x16 set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 inline f32x16 zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+inline void in_register(f32x16&) {}
 inline f32x16 load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 inline f32x16 load_partial(const float* p, int n) {
   alignas(32) float lanes[16] = {};
@@ -176,8 +178,23 @@ inline void store_int(int32_t* p, i32x16 a) {
 }
 
 inline constexpr int kTilePanels = 1;
-constexpr int code_quads(int) { return 8; }
+constexpr int code_quads(int columns) { return columns > 1 ? 4 : 8; }
 
+#if defined(PYLLM_ISA_AVXVNNI)
+template <int kBits, int kZero>
+inline i32x16 dot_start(const int32_t* init) {
+  return set_int(kZero == 0 ? 0 : *init);
+}
+
+template <int kQuads, int kBits, int kZero>
+inline void dot_panel(i32x16& r, const u8x64* codes, const int8_t* a) {
+  for (int q = 0; q < kQuads; ++q) {
+    const __m256i x = quad(a + 4 * q);
+    r.lo = _mm256_dpbusd_avx_epi32(r.lo, codes[q].lo, x);
+    r.hi = _mm256_dpbusd_avx_epi32(r.hi, codes[q].hi, x);
+  }
+}
+#else
 template <int kBits, int kZero>
 inline constexpr bool signed_codes = kBits == 8 && kZero == 128;
 
@@ -186,38 +203,39 @@ inline i32x16 dot_start(const int32_t* init) {
   return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
 }
 
-// vpmaddubsw adds two products in 16 bits. Codes of up to 7 bits fit (2 x 127 x 127), of 4 bits even eight
-// times over; signed bytes (8 bits, zero 128) go in as magnitudes, their sign moved to the activation.
+// vpmaddubsw adds two products in 16 bits. Codes of up to 7 bits fit (2 x 127 x 127), and so do sums over
+// several quads of shorter ones; signed bytes (8 bits, zero 128) go in as magnitudes, their sign moved to the
+// activation.
 template <int kQuads, int kBits, int kZero>
 inline void dot_panel(i32x16& r, const u8x64* codes, const int8_t* a) {
+  constexpr int fit = kBits <= 4   ? 8
+                      : kBits == 5 ? 4
+                      : kBits == 6 ? 2
+                                   : 1,
+                at_once = fit < kQuads ? fit : kQuads;
   const __m256i ones = _mm256_set1_epi16(1);
-  if constexpr (kBits <= 4) {
-    __m256i lo = _mm256_setzero_si256(), hi = lo;
-    for (int q = 0; q < kQuads; ++q) {
+  for (int first = 0; first < kQuads; first += at_once) {
+    __m256i sum_lo = _mm256_setzero_si256(), sum_hi = sum_lo;
+    for (int q = first; q < first + at_once; ++q) {
       const __m256i x = quad(a + 4 * q);
-      lo = _mm256_add_epi16(lo, _mm256_maddubs_epi16(codes[q].lo, x));
-      hi = _mm256_add_epi16(hi, _mm256_maddubs_epi16(codes[q].hi, x));
+      __m256i lo = codes[q].lo, hi = codes[q].hi, x_lo = x, x_hi = x;
+      if constexpr (signed_codes<kBits, kZero>) {
+        const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
+        lo = _mm256_xor_si256(lo, flip);
+        hi = _mm256_xor_si256(hi, flip);
+        x_lo = _mm256_sign_epi8(x, lo);
+        x_hi = _mm256_sign_epi8(x, hi);
+        lo = _mm256_abs_epi8(lo);
+        hi = _mm256_abs_epi8(hi);
+      }
+      sum_lo = _mm256_add_epi16(sum_lo, _mm256_maddubs_epi16(lo, x_lo));
+      sum_hi = _mm256_add_epi16(sum_hi, _mm256_maddubs_epi16(hi, x_hi));
     }
-    r = {_mm256_add_epi32(r.lo, _mm256_madd_epi16(lo, ones)),
-         _mm256_add_epi32(r.hi, _mm256_madd_epi16(hi, ones))};
-    return;
-  }
-  for (int q = 0; q < kQuads; ++q) {
-    const __m256i x = quad(a + 4 * q);
-    __m256i lo = codes[q].lo, hi = codes[q].hi, x_lo = x, x_hi = x;
-    if constexpr (signed_codes<kBits, kZero>) {
-      const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
-      lo = _mm256_xor_si256(lo, flip);
-      hi = _mm256_xor_si256(hi, flip);
-      x_lo = _mm256_sign_epi8(x, lo);
-      x_hi = _mm256_sign_epi8(x, hi);
-      lo = _mm256_abs_epi8(lo);
-      hi = _mm256_abs_epi8(hi);
-    }
-    r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(_mm256_maddubs_epi16(lo, x_lo), ones));
-    r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(_mm256_maddubs_epi16(hi, x_hi), ones));
+    r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(sum_lo, ones));
+    r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(sum_hi, ones));
   }
 }
+#endif
 
 template <int kQuads, int kBits, int kZero, int kPanels>
 inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {

@@ -20,6 +20,8 @@ inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 
 
 inline f32x16 set(float x) { return {_mm512_set1_ps(x)}; }
 inline f32x16 zero() { return {_mm512_setzero_ps()}; }
+// Keeps x in a register, where the compiler would load it anew for every use.
+inline void in_register(f32x16& x) { asm("" : "+v"(x.v)); }
 inline f32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
 inline f32x16 load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(n), p)}; }
 inline f32x16 load_half(const uint16_t* p) {
@@ -130,7 +132,7 @@ inline void store_int(int32_t* p, i32x16 a) { _mm512_storeu_si512(p, a.v); }
 
 // Two panels share each broadcast: loads would bound one.
 inline constexpr int kTilePanels = 2;
-constexpr int code_quads(int columns) { return columns > 4 ? 4 : 8; }
+constexpr int code_quads(int columns) { return columns > 2 ? 4 : 8; }
 
 template <int kBits, int kZero>
 inline i32x16 dot_start(const int32_t* init) {

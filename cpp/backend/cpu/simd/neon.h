@@ -18,6 +18,7 @@ struct u8x64 {
 
 inline f32x16 set(float x) { return {vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x), vdupq_n_f32(x)}; }
 inline f32x16 zero() { return set(0.0f); }
+inline void in_register(f32x16&) {}
 inline f32x16 load(const float* p) {
   return {vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
 }

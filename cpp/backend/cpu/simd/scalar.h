@@ -26,6 +26,8 @@ inline f32x16 set(float x) {
   return r;
 }
 inline f32x16 zero() { return set(0.0f); }
+// Asks to keep x in a register, where a compiler would load it anew for every use.
+inline void in_register(f32x16&) {}
 inline f32x16 load(const float* p) {
   f32x16 r;
   PYLLM_LANES r.lane[i] = p[i];

@@ -174,7 +174,8 @@ void bind_ops(py::module_& m) {
       [](const std::string& kv_type, int kv_heads, int head_dim) {
         if (kv_heads < 1 || head_dim < 1 || kv_heads > 1 << 16 || head_dim > 1 << 16)
           fail("kv_block_bytes: no such heads");
-        return make_cpu_backend({.threads = 1, .kv_type = kv_type_named(kv_type)})->kv_block_bytes({1, kv_heads, head_dim});
+        return make_cpu_backend({.threads = 1, .kv_type = kv_type_named(kv_type)})
+            ->kv_block_bytes({1, kv_heads, head_dim});
       },
       py::arg("kv_type"), py::arg("kv_heads"), py::arg("head_dim"));
   m.def(

@@ -96,9 +96,7 @@ def describe(
     return about
 
 
-def kv_bytes_per_token(
-    file: GgufFile, architecture: str, tokens: int = 1, kv_type: str = "f16"
-) -> int | None:
+def kv_bytes_per_token(file: GgufFile, architecture: str, tokens: int = 1, kv_type: str = "f16") -> int | None:
     """Bytes that the keys and values of `tokens` tokens take, or None when the file does not say."""
     layers = _integer(file, f"{architecture}.block_count")
     width = _integer(file, f"{architecture}.embedding_length")

@@ -321,11 +321,11 @@ void test_attend(const Kernels& kernels, const Kernels& twin, const char* type) 
             const std::vector<float> value = random_floats(random, head_dim, 2.0f);
             if (bad && t == length - 1) key[2] = kNan, key[3] = kInfinity;  // NaN scores
             store_token(twin, layout, cache.data() + t / 16 * layout.bytes, t % 16, key.data(), value.data());
-            store_token(kernels, layout, stored.data() + t / 16 * layout.bytes, t % 16, key.data(), value.data());
+            store_token(kernels, layout, stored.data() + t / 16 * layout.bytes, t % 16, key.data(),
+                        value.data());
           }
           const auto name = [&](const char* what) {
-            return message(what, " ", type, " ", head_dim, " ", queries, " ", length, " ",
-                           softcap, " ", bad);
+            return message(what, " ", type, " ", head_dim, " ", queries, " ", length, " ", softcap, " ", bad);
           };
           if (!bad) check(kernels.name, [&] { return name("store_token"); }, stored, cache);
           const int groups = (queries + kQueryGroup - 1) / kQueryGroup;
@@ -339,8 +339,9 @@ void test_attend(const Kernels& kernels, const Kernels& twin, const char* type) 
             std::vector<float> out(static_cast<size_t>(queries * (2 + layout.padded_dim)), -7.0f);
             std::vector<float> scores(kTileQueries * kChunk),
                 panel(static_cast<size_t>(std::max(head_dim, 64) * 64));
-            k.attend({q.data(), queries, layout, blocks, length == kChunk ? blocks : nullptr, first, last, softcap,
-                      scores.data(), panel.data(), out.data(), out.data() + queries, out.data() + 2 * queries});
+            k.attend({q.data(), queries, layout, blocks, length == kChunk ? blocks : nullptr, first, last,
+                      softcap, scores.data(), panel.data(), out.data(), out.data() + queries,
+                      out.data() + 2 * queries});
             return out;
           };
           check(kernels.name, [&] { return name("attend"); }, run(kernels), run(twin));

@@ -44,8 +44,8 @@ struct FloatMatmulKernels {
   FloatMatmulKernel tile[2][4];  // likewise
 };
 
-// Where a block of 16 tokens of one KV head keeps what, in bytes. Tokens are the lanes of keys, features those of
-// values; padding is zero.
+// Where a block of 16 tokens of one KV head keeps what, in bytes. Tokens are the lanes of keys, features those
+// of values; padding is zero.
 struct KvLayout {
   KvType type;
   int head_dim;
@@ -66,7 +66,7 @@ struct AttentionChunk {
   KvLayout layout;
   const uint8_t* const* blocks;  // [block]
   const uint8_t* const* next;    // four blocks that come afterwards and may be fetched ahead, or nullptr
-  const int* first;  // [query] positions it sees, counted from the chunk's start: first..last-1
+  const int* first;              // [query] positions it sees, counted from the chunk's start: first..last-1
   const int* last;
   float softcap;  // 0: none; otherwise scores are exponents of e
   float* scores;  // scratch [kTileQueries][kChunk]

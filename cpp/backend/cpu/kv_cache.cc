@@ -18,8 +18,8 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 uint16_t half_bits(float x) { return to_half(x).bits; }
 
-// Codes of up to kGroup elements (8 behind them) and the bits of their scale: value = (code - 8) * scale. As Q4_0
-// of GGUF: the element of the largest magnitude gets code 0.
+// Codes of up to kGroup elements (8 behind them) and the bits of their scale: value = (code - 8) * scale. As
+// Q4_0 of GGUF: the element of the largest magnitude gets code 0.
 uint16_t quantize_4bit(const float* x, int n, uint8_t* code) {
   float extreme = 0.0f, poison = 0.0f;
   for (int i = 0; i < n; ++i) {
@@ -56,7 +56,8 @@ void store_key(const Kernels& kernels, const KvLayout& l, uint8_t* block, int sl
     if (l.type.keys == KvElement::Half) {
       uint16_t halves[kGroup];
       kernels.to_half(key + first, n, halves);
-      for (int i = 0; i < n; ++i) reinterpret_cast<uint16_t*>(block)[(first + i) * kBlockTokens + slot] = halves[i];
+      for (int i = 0; i < n; ++i)
+        reinterpret_cast<uint16_t*>(block)[(first + i) * kBlockTokens + slot] = halves[i];
     } else if (l.type.keys == KvElement::Bits8) {
       int8_t code[kGroup];
       scales[group * kBlockTokens] = quantize_8bit(kernels, key + first, n, code);

@@ -19,7 +19,8 @@ void store_token(const Kernels& kernels, const KvLayout& layout, uint8_t* block,
 inline bool is_rotated(KvElement element) { return element == KvElement::Bits4; }
 
 // The orthonormal Walsh-Hadamard transform, its own inverse, in place: it spreads what a few features hold over
-// all of them, so that they fit one scale. n that are no power of two: of runs of powers of two, long ones first.
+// all of them, so that they fit one scale. n that are no power of two: of runs of powers of two, long ones
+// first.
 void rotate(float* x, int n);
 
 // Per layer and block: every KV head's part, `layout.bytes` each.

@@ -96,8 +96,8 @@ void expand_keys(const KvLayout& l, const uint8_t* block, float* panel) {
   }
 }
 
-// The values of tokens [from, to) of one block as floats: panel [token][64 features], the features from `column`
-// on.
+// The values of tokens [from, to) of one block as floats: panel [token][64 features], the features from
+// `column` on.
 void expand_values(const KvLayout& l, const uint8_t* block, int column, int vectors, int from, int to,
                    float* panel) {
   const uint8_t* values = block + l.values;
@@ -344,8 +344,8 @@ void attend(const AttentionChunk& a) {
       const int begin = larger(group, first), end = smaller(group + kPanelTokens, last);
       if (expanded)
         for (int b = begin / kBlock; b * kBlock < end; ++b)
-          expand_values(layout, a.blocks[b], column, vectors, clamp(begin - b * kBlock), clamp(end - b * kBlock),
-                        a.panel + (b * kBlock - group) * 64);
+          expand_values(layout, a.blocks[b], column, vectors, clamp(begin - b * kBlock),
+                        clamp(end - b * kBlock), a.panel + (b * kBlock - group) * 64);
       for (int t = 0; t < count; ++t) {
         next();
         const int from = larger(begin, tiles[t].first), to = smaller(end, tiles[t].last);

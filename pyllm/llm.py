@@ -292,6 +292,11 @@ class LLM:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
         return self._thread.stats()
 
+    def settle(self) -> None:
+        """Waits until the packed weights of a first start are kept for the next one: for measurements."""
+        if self._packing:
+            self._packing.finish()
+
     def close(self) -> None:
         """Ends the engine and frees its memory. What still runs fails with a PyllmError; so do later calls."""
         self._closer()

@@ -67,6 +67,8 @@ def write(
             digest.update(part)
         _write_all(fd, waiting)
         blocks.append(digest.hexdigest())
+        if len(blocks) % 8 == 0:
+            os.fsync(fd)  # little by little: the last one cannot be interrupted
         waiting, size, digest = [], 0, hashlib.sha256()
 
     def add(data: memoryview) -> None:
@@ -93,6 +95,7 @@ def write(
     stop()
     os.fsync(fd)
     seal(fd, about)
+    stop()
     return about
 
 

@@ -10,7 +10,7 @@ import atexit
 import os
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,7 +93,7 @@ class Packing:
         if self._kept and weights.packed and weights.packed + weights.mapped_bytes >= packs.SMALLEST:
             pieces = weights.pieces
             self._written = threading.Event()
-            atexit.register(self.finish)
+            atexit.register(self._at_exit)
             threading.Thread(target=self._write, args=(pieces,), name="pyllm-pack", daemon=True).start()
 
     def finish(self) -> None:
@@ -108,6 +108,11 @@ class Packing:
         except KeyboardInterrupt:
             self.cancel()
             self._written.wait(5)
+            raise
+
+    def _at_exit(self) -> None:
+        with suppress(KeyboardInterrupt):
+            self.finish()
 
     def cancel(self) -> None:
         """Ends loading and keeping soon; nothing is left behind."""
@@ -126,7 +131,7 @@ class Packing:
         except _TROUBLE as error:
             self._give_up(error)
         finally:
-            atexit.unregister(self.finish)
+            atexit.unregister(self._at_exit)
             if self._written is not None:
                 self._written.set()
 
@@ -136,7 +141,9 @@ class Packing:
 
     def _give_up(self, error: Exception) -> None:
         self._kept = False
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        text = str(error)
+        if isinstance(error, OSError):
+            text = f"{error.filename or packs.folder()}: {error.strerror or error}"
         _say(f"packed weights are not kept for the next start: {text}")
 
 

@@ -28,6 +28,7 @@ from pyllm.amounts import parse_bytes
 from pyllm.errors import PyllmError
 from pyllm.models import home
 from pyllm.pack_file import BadPackError
+from pyllm.progress import megabytes
 
 if TYPE_CHECKING:
     from pyllm import _core
@@ -199,7 +200,10 @@ def make_room(needed: int) -> None:
     more. Whoever has a deleted file mapped keeps it. BadPackError when they can never fit."""
     most = limit()
     if needed > most:
-        raise BadPackError(f"{needed:,} bytes are more than the {most:,} that may be kept (PYLLM_PACK_LIMIT)")
+        raise BadPackError(
+            f"{folder()}: {megabytes(needed)} are needed, {megabytes(most)} may be taken "
+            "(half of what is free, or PYLLM_PACK_LIMIT)"
+        )
     kept = sorted(_files(".pack"), key=lambda path: -_used(path))
     while kept and _bytes(kept) + needed > most:
         kept.pop().unlink(missing_ok=True)

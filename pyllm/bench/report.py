@@ -83,12 +83,14 @@ class Bench:
     def _open(self) -> LLM:
         from pyllm.llm import LLM
 
-        return LLM(
+        llm = LLM(
             self.path,
             threads=self.threads,
             context=max(test.length for test in self.tests),
             max_sequences=max(test.batch for test in self.tests),
         )
+        llm.settle()
+        return llm
 
     def report(self) -> dict[str, Any]:
         """The JSON document of `pyllm bench`."""

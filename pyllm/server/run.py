@@ -97,12 +97,15 @@ class Server(uvicorn.Server):
 
     def _loaded(self, outcome: Any) -> None:
         self.loading = False
-        if isinstance(outcome, BaseException):
-            self.error = outcome if isinstance(outcome, PyllmError) else _surprise(outcome)
+        try:
+            if isinstance(outcome, BaseException):
+                raise outcome
+            name, llm, defaults = outcome
+            self._service.add(name, llm, defaults)
+        except BaseException as error:
+            self.error = error if isinstance(error, PyllmError) else _surprise(error)
             self.should_exit = True
             return
-        name, llm, defaults = outcome
-        self._service.add(name, llm, defaults)
         self._service.log.message(f"{name} is ready after {llm.load_s:.1f} s; Ctrl-C ends the server")
 
     @contextlib.contextmanager

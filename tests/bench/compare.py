@@ -48,6 +48,7 @@ def measure_pyllm(model: str, args: argparse.Namespace) -> Rates:
     with LLM(
         model, threads=args.threads, context=context, max_sequences=max(batches), prefix_cache=False
     ) as llm:
+        llm.settle()
         vocabulary = llm.config.vocab
 
         def run(sequences: int, length: int, count: int) -> list[Any]:

@@ -109,6 +109,7 @@ class Model:
         precise: bool = False,
         pack: bool = True,
         packed: PackedWeights | None = None,
+        kv_type: str = "f16",
     ) -> None: ...
     @property
     def architecture(self) -> str: ...
@@ -212,6 +213,9 @@ def isas(built: bool = False) -> list[str]:
 
 def active_isa(isa: str = "") -> str:
     """The one that is used: `isa`, else PYLLM_ISA, else the best. PyllmError when it can not be used here."""
+
+def kv_block_bytes(kv_type: str, kv_heads: int, head_dim: int) -> int:
+    """Bytes of the keys and values of 16 tokens in one layer."""
 
 def cpu_threads() -> int:
     """Processors that this process may use, by affinity and control group."""

@@ -144,6 +144,8 @@ def test_show(run, tiny):
     assert about["vocabulary"] == 3
     assert about["template"] is False
     assert about["kv_bytes_per_1k_tokens"] == 1024 * 3 * 2 * (8 + 8) * 2
+    quantized = json.loads(run("show", tiny, "--json", "--kv-type", "q8_q4").stdout)
+    assert quantized["kv_bytes_per_1k_tokens"] == 1024 * 3 * 2 * (8 * 8.5 + 8 * 4.5) / 8
     assert about["tensors"][1] == {
         "name": "blk.0.attn_q.weight",
         "type": "F16",

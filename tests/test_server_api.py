@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -428,6 +430,16 @@ def test_metrics_count(server: Serving) -> None:
     assert value("pyllm_requests_running") == 0
     assert value("pyllm_inter_token_latency_seconds_count") > 0
     assert value("process_resident_memory_bytes") > 1e6
+
+
+def test_the_dashboard_shows_metrics_that_there_are(server: Serving) -> None:
+    path = Path(__file__).resolve().parent.parent / "deploy" / "grafana-dashboard.json"
+    dashboard = json.loads(path.read_text(encoding="utf-8"))
+    asked = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    names = set(re.findall(r"(?:pyllm|process)_\w+", asked))
+    assert len(names) > 10
+    shown = server.get("/metrics").body.decode()
+    assert [name for name in sorted(names) if f"\n{name}" not in shown] == []
 
 
 def test_log_lines_hold_no_text(server: Serving) -> None:

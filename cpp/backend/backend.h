@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/batch.h"
+#include "core/kv_type.h"
 #include "core/tensor.h"
 #include "core/type.h"
 
@@ -137,6 +138,7 @@ struct BackendOptions {
   bool pack = true;
   std::shared_ptr<cpu::PackedWeights> packed =
       nullptr;  // where panels are kept; nullptr: the backend's own memory
+  KvType kv_type{};
 };
 std::unique_ptr<Backend> make_cpu_backend(const BackendOptions& options);
 

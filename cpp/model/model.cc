@@ -28,8 +28,8 @@ std::unique_ptr<Model> load_model(const gguf::File& file, const LoadOptions& opt
   const std::string_view architecture = file.string("general.architecture");
   if (file.tensors().empty())
     fail(file.path(), ": the file holds no tensors; a vocabulary-only file cannot generate text");
-  auto backend =
-      make_cpu_backend({options.threads, options.isa.c_str(), options.precise, options.pack, options.packed});
+  auto backend = make_cpu_backend(
+      {options.threads, options.isa.c_str(), options.precise, options.pack, options.packed, options.kv_type});
   const Loader load(file, *backend);
 #define PYLLM_X(name, make) \
   if (architecture == name) return make(std::move(backend), load);

@@ -9,6 +9,7 @@
 
 #include "backend/backend.h"
 #include "core/batch.h"
+#include "core/kv_type.h"
 #include "core/tensor.h"
 #include "gguf/reader.h"
 
@@ -46,6 +47,7 @@ struct LoadOptions {
   bool precise = false;                        // BackendOptions::precise
   bool pack = true;                            // BackendOptions::pack
   std::shared_ptr<cpu::PackedWeights> packed;  // BackendOptions::packed
+  KvType kv_type{};
 };
 
 // Throws Error: unknown architecture (lists the known ones), missing or misshapen tensor or key.

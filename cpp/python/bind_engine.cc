@@ -15,8 +15,9 @@ struct LoadedEngine {
 };
 
 LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise, bool pack,
-                 std::shared_ptr<cpu::PackedWeights> packed) {
-  std::unique_ptr<Model> model = load_model(*file, {threads, isa, precise, pack, std::move(packed)});
+                 std::shared_ptr<cpu::PackedWeights> packed, const std::string& kv_type) {
+  std::unique_ptr<Model> model =
+      load_model(*file, {threads, isa, precise, pack, std::move(packed), kv_type_named(kv_type)});
   return LoadedModel(std::move(file), std::move(model));
 }
 
@@ -122,12 +123,14 @@ py::list top_logprobs(const Event& e) {
 
 void bind_model(py::module_& m) {
   py::class_<LoadedModel>(m, "Model", "A model's weights, ready to compute. One engine can take it over.")
-      .def(py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
-           py::arg("precise") = false, py::arg("pack") = true, py::arg("packed") = py::none(),
-           py::call_guard<py::gil_scoped_release>(),
-           "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
-           "precise: activations of 15 bits instead of 8, for twice the arithmetic. pack: False leaves the "
-           "weights in the file's layout. packed: where packed weights are taken from and kept.")
+      .def(
+          py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
+          py::arg("precise") = false, py::arg("pack") = true, py::arg("packed") = py::none(),
+          py::arg("kv_type") = "f16", py::call_guard<py::gil_scoped_release>(),
+          "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
+          "precise: activations of 15 bits instead of 8, for twice the arithmetic. pack: False leaves the "
+          "weights in the file's layout. packed: where packed weights are taken from and kept. kv_type: 'f16', "
+          "'q8_0', 'q8_q4' or 'q4_0'.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
       .def_property_readonly(

@@ -109,8 +109,8 @@ FloatArray matmul_reference(const std::string& type, const ByteArray& data, int6
 // dim].
 FloatArray attend(FloatArray q, FloatArray k, FloatArray v, int heads, int kv_heads, float scale, int window,
                   float softcap, int chunk, const std::vector<int32_t>& blocks, const std::string& isa,
-                  int threads) {
-  auto backend = make_cpu_backend({threads, isa.c_str()});
+                  int threads, const std::string& kv_type) {
+  auto backend = make_cpu_backend({.threads = threads, .isa = isa.c_str(), .kv_type = kv_type_named(kv_type)});
   const Tensor all_q = view(q), all_k = view(k), all_v = view(v);
   const int head_dim = static_cast<int>(all_q.cols) / heads;
   const auto cache =
@@ -170,6 +170,15 @@ void bind_ops(py::module_& m) {
       py::arg("isa") = "");
   m.def("cpu_threads", &available_cpus);
   m.def(
+      "kv_block_bytes",
+      [](const std::string& kv_type, int kv_heads, int head_dim) {
+        if (kv_heads < 1 || head_dim < 1 || kv_heads > 1 << 16 || head_dim > 1 << 16)
+          fail("kv_block_bytes: no such heads");
+        return make_cpu_backend({.threads = 1, .kv_type = kv_type_named(kv_type)})
+            ->kv_block_bytes({1, kv_heads, head_dim});
+      },
+      py::arg("kv_type"), py::arg("kv_heads"), py::arg("head_dim"));
+  m.def(
       "measure_ceilings",
       [](int threads, const std::string& isa) {
         cpu::Ceilings c{};
@@ -190,7 +199,7 @@ void bind_ops(py::module_& m) {
   ops.def("matmul_reference", &matmul_reference);
   ops.def("attend", &attend, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("heads"), py::arg("kv_heads"),
           py::arg("scale"), py::arg("window") = 0, py::arg("softcap") = 0.0f, py::arg("chunk") = 1 << 30,
-          py::arg("blocks"), py::arg("isa") = "", py::arg("threads") = 1);
+          py::arg("blocks"), py::arg("isa") = "", py::arg("threads") = 1, py::arg("kv_type") = "f16");
   ops.def("row_op", &row_op, py::arg("name"), py::arg("x"), py::arg("y"), py::arg("eps") = 1e-6f,
           py::arg("isa") = "");
 }

@@ -34,6 +34,7 @@ def chat(
     context: int,
     threads: int,
     kv_memory: str,
+    kv_type: str,
     no_pack: bool,
     precise: bool,
     **sampling: Any,
@@ -48,7 +49,7 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-    with open_model(path, context, threads, kv_memory, no_pack, precise) as llm:
+    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise) as llm:
         if form := llm.template.built_in:
             note(f"this model has no chat template (a base model?): the built-in form {form!r} is used")
         if terminal:

@@ -38,6 +38,7 @@ def generate(
     context: int,
     threads: int,
     kv_memory: str,
+    kv_type: str,
     no_pack: bool,
     precise: bool,
     as_json: bool,
@@ -59,7 +60,7 @@ def generate(
     text = _prompt(model, prompt)
     path = find_model(model)
     params = sampling_params(model, sampling)
-    with open_model(path, context, threads, kv_memory, no_pack, precise) as llm:
+    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise) as llm:
         if chat or system is not None:
             messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
             stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)

@@ -24,6 +24,12 @@ COUNT = click.IntRange(min=0)
 
 model_argument = click.argument("model")
 optional_model = click.argument("model", required=False)
+kv_type_option = click.option(
+    "--kv-type",
+    type=click.Choice(("f16", "q8_0", "q8_q4", "q4_0")),
+    default="f16",
+    help="Of the KV cache: q8_0 takes half the memory, q8_q4 40 %, q4_0 a quarter at a loss.",
+)
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 ENGINE = [
@@ -34,6 +40,7 @@ ENGINE = [
         "--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used."
     ),
     click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits."),
+    kv_type_option,
     click.option("--no-pack", is_flag=True, help="Keep weights in the file's layout: less memory, slower."),
     click.option("--precise", is_flag=True, help="Activations in 15 bits, not 8: nearer to float32, slower."),
 ]
@@ -71,14 +78,21 @@ def sampling_options(command: F) -> F:
 
 
 def open_model(
-    path: Path, context: int, threads: int, kv_memory: str, no_pack: bool, precise: bool, **more: Any
+    path: Path,
+    context: int,
+    threads: int,
+    kv_memory: str,
+    kv_type: str,
+    no_pack: bool,
+    precise: bool,
+    **more: Any,
 ) -> LLM:
     """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
     kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
     from pyllm.llm import LLM
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_bytes": kv_bytes, "precise": precise}
-    return LLM(path, pack=not no_pack, **options, **more)
+    return LLM(path, kv_type=kv_type, pack=not no_pack, **options, **more)
 
 
 def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:

@@ -80,6 +80,7 @@ def serve(model: str | None, **given: Any) -> None:
             given["context"],
             given["threads"],
             given["kv_memory"],
+            given["kv_type"],
             given["no_pack"],
             given["precise"],
             max_sequences=given["max_sequences"],

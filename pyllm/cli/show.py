@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli.options import json_flag, model_argument
+from pyllm.cli.options import json_flag, kv_type_option, model_argument
 from pyllm.cli.output import fields, note, show_json, table
 from pyllm.errors import PyllmError
 
@@ -15,20 +15,22 @@ if TYPE_CHECKING:
     from pyllm._core import GgufFile
     from pyllm.models import Manifest
 
-KV_BYTES = 2  # of one key or value element: F16
+# Bits of one key element and one value element, scales counted in.
+KV_BITS = {"f16": (16, 16), "q8_0": (8.5, 8.5), "q8_q4": (8.5, 4.5), "q4_0": (4.5, 4.5)}
 
 
 @click.command()
 @model_argument
 @click.option("--tensors", is_flag=True, help="List the tensors too.")
 @click.option("--sha256", is_flag=True, help="Compute the file's SHA-256.")
+@kv_type_option
 @json_flag
-def show(model: str, tensors: bool, sha256: bool, as_json: bool) -> None:
+def show(model: str, tensors: bool, sha256: bool, kv_type: str, as_json: bool) -> None:
     """Describe MODEL without loading it.
 
     --json: {"name", "title", "path", "installed", "architecture", "parameters", "file_bytes",
     "bits_per_weight", "quantization": [{"type", "tensors", "bytes"}], "context", "vocabulary", "layers",
-    "template", "kv_bytes_per_1k_tokens" (1,024 tokens at F16), "licence", "licence_url", "sha256"}, with
+    "template", "kv_bytes_per_1k_tokens" (1,024 tokens in --kv-type), "licence", "licence_url", "sha256"}, with
     --tensors also "tensors": [{"name", "type", "shape" (fastest-varying first), "bytes"}].
 
     A known model that is not here yet is described from the catalogue; nothing is pulled.
@@ -44,7 +46,7 @@ def show(model: str, tensors: bool, sha256: bool, as_json: bool) -> None:
         note(f"{manifest.name} is not here yet: `pyllm pull {manifest.name}` fetches it")
         about = _from_catalogue(manifest)
     else:
-        about = describe(resolve(model), manifest, tensors, sha256)
+        about = describe(resolve(model), manifest, tensors, sha256, kv_type)
     if as_json:
         show_json(about)
         return
@@ -52,7 +54,7 @@ def show(model: str, tensors: bool, sha256: bool, as_json: bool) -> None:
 
 
 def describe(
-    path: Path, manifest: Manifest | None, tensors: bool = False, sha256: bool = False
+    path: Path, manifest: Manifest | None, tensors: bool = False, sha256: bool = False, kv_type: str = "f16"
 ) -> dict[str, Any]:
     """What the file at `path` holds, in the shape that --json prints."""
     from pyllm._core import GgufFile
@@ -82,7 +84,7 @@ def describe(
         "vocabulary": len(tokens) if isinstance(tokens, list) else None,
         "layers": _integer(file, f"{architecture}.block_count"),
         "template": "tokenizer.chat_template" in file,
-        "kv_bytes_per_1k_tokens": kv_bytes_per_token(file, architecture or "", 1024),
+        "kv_bytes_per_1k_tokens": kv_bytes_per_token(file, architecture or "", 1024, kv_type),
         "licence": licence.name or _text(file, "general.license"),
         "licence_url": licence.url or _text(file, "general.license.link"),
         "sha256": _sha256(path, manifest, sha256),
@@ -94,8 +96,8 @@ def describe(
     return about
 
 
-def kv_bytes_per_token(file: GgufFile, architecture: str, tokens: int = 1) -> int | None:
-    """Bytes that the keys and values of `tokens` tokens take at F16, or None when the file does not say."""
+def kv_bytes_per_token(file: GgufFile, architecture: str, tokens: int = 1, kv_type: str = "f16") -> int | None:
+    """Bytes that the keys and values of `tokens` tokens take, or None when the file does not say."""
     layers = _integer(file, f"{architecture}.block_count")
     width = _integer(file, f"{architecture}.embedding_length")
     heads = _integer(file, f"{architecture}.attention.head_count")
@@ -110,7 +112,8 @@ def kv_bytes_per_token(file: GgufFile, architecture: str, tokens: int = 1) -> in
         )  # one per layer
     except (TypeError, ValueError):
         return None
-    return total * (key + value) * KV_BYTES * tokens
+    key_bits, value_bits = KV_BITS[kv_type]
+    return int(total * (key * key_bits + value * value_bits) * tokens / 8)
 
 
 def _from_catalogue(manifest: Manifest) -> dict[str, Any]:

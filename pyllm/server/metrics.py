@@ -130,6 +130,8 @@ class _Engine:
             family.add_metric([], stats[name])
             yield family
         total = stats["blocks_total"]
-        used = GaugeMetricFamily("pyllm_kv_usage_ratio", "KV blocks that running answers hold, 0 to 1.")
+        used = GaugeMetricFamily(
+            "pyllm_kv_usage_ratio", "KV blocks that hold something, of answers or for reuse, 0 to 1."
+        )
         used.add_metric([], (total - stats["blocks_free"]) / total if total else 0.0)
         yield used

@@ -57,7 +57,6 @@ class ServeOptions:
     drain_timeout: float = 30.0  # for running answers after SIGTERM
 
     log_format: str = "human"
-    log_prompts: bool = False
 
     def __post_init__(self) -> None:
         for key in self.keys:

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "backend/cpu/kv_cache.h"
 #include "backend/cpu/select.h"
 #include "core/error.h"
 #include "core/half.h"
@@ -304,22 +305,29 @@ void test_to_half(const Kernels& kernels, const Kernels& twin) {
   }
 }
 
-void test_attend(const Kernels& kernels, const Kernels& twin) {
+void test_attend(const Kernels& kernels, const Kernels& twin, const char* type) {
   Random random(15);
-  for (const int head_dim : {16, 24, 80, 160}) {
-    const int padded = (head_dim + 15) / 16 * 16, block = 16 * (head_dim + padded);
+  for (const int head_dim : {16, 24, 33, 80, 160}) {
+    const KvLayout layout = kv_layout(kv_type_named(type), head_dim);
     for (const int queries : {1, 2, 3, 5, 6, 7, 23, kTileQueries}) {
       for (const int length : {1, 37, kChunk}) {
         for (const bool bad : {false, true}) {
           const float softcap = random.between(0, 1) == 0 ? 0.0f : 30.0f;
-          std::vector<uint16_t> cache = random_halves(random, int64_t{block} * (kChunk / 16), 2.0f);
-          // A NaN and an infinity among the keys of the last token: NaN scores.
-          const int place = (length - 1) / 16 * block + (length - 1) % 16;
-          if (bad) cache[static_cast<size_t>(place)] = 0x7e00;
-          if (bad) cache[static_cast<size_t>(place + 16)] = 0x7c00;
+          std::vector<uint8_t> cache(static_cast<size_t>(layout.bytes * (kChunk / 16))), stored = cache;
           const uint8_t* blocks[kChunk / 16] = {};
-          for (int b = 0; b * 16 < length; ++b)
-            blocks[b] = reinterpret_cast<uint8_t*>(cache.data() + b * block);
+          for (int b = 0; b * 16 < length; ++b) blocks[b] = cache.data() + b * layout.bytes;
+          for (int t = 0; t < length; ++t) {
+            std::vector<float> key = random_floats(random, head_dim, 2.0f);
+            const std::vector<float> value = random_floats(random, head_dim, 2.0f);
+            if (bad && t == length - 1) key[2] = kNan, key[3] = kInfinity;  // NaN scores
+            store_token(twin, layout, cache.data() + t / 16 * layout.bytes, t % 16, key.data(), value.data());
+            store_token(kernels, layout, stored.data() + t / 16 * layout.bytes, t % 16, key.data(),
+                        value.data());
+          }
+          const auto name = [&](const char* what) {
+            return message(what, " ", type, " ", head_dim, " ", queries, " ", length, " ", softcap, " ", bad);
+          };
+          if (!bad) check(kernels.name, [&] { return name("store_token"); }, stored, cache);
           const int groups = (queries + kQueryGroup - 1) / kQueryGroup;
           const std::vector<float> q = random_floats(random, int64_t{head_dim} * groups * kQueryGroup, 2.0f);
           int first[kTileQueries], last[kTileQueries];
@@ -328,32 +336,15 @@ void test_attend(const Kernels& kernels, const Kernels& twin) {
             first[i] = random.between(0, last[i]);  // some see nothing
           }
           const auto run = [&](const Kernels& k) {
-            std::vector<float> out(static_cast<size_t>(queries * (2 + padded)), -7.0f);
+            std::vector<float> out(static_cast<size_t>(queries * (2 + layout.padded_dim)), -7.0f);
             std::vector<float> scores(kTileQueries * kChunk),
                 panel(static_cast<size_t>(std::max(head_dim, 64) * 64));
-            AttentionChunk chunk{};
-            chunk.q = q.data();
-            chunk.queries = queries;
-            chunk.head_dim = head_dim;
-            chunk.blocks = blocks;
-            chunk.next = length == kChunk ? blocks : nullptr;
-            chunk.value_offset = int64_t{32} * head_dim;
-            chunk.padded_dim = padded;
-            chunk.first = first;
-            chunk.last = last;
-            chunk.softcap = softcap;
-            chunk.scores = scores.data();
-            chunk.panel = panel.data();
-            chunk.max = out.data();
-            chunk.sum = out.data() + queries;
-            chunk.out = out.data() + 2 * queries;
-            k.attend(chunk);
+            k.attend({q.data(), queries, layout, blocks, length == kChunk ? blocks : nullptr, first, last,
+                      softcap, scores.data(), panel.data(), out.data(), out.data() + queries,
+                      out.data() + 2 * queries});
             return out;
           };
-          check(
-              kernels.name,
-              [&] { return message("attend ", head_dim, " ", queries, " ", length, " ", softcap, " ", bad); },
-              run(kernels), run(twin));
+          check(kernels.name, [&] { return name("attend"); }, run(kernels), run(twin));
         }
       }
     }
@@ -387,7 +378,7 @@ void test_all(const Kernels& kernels, const Kernels& twin) {
   test_quantize(kernels, twin);
   test_rows(kernels, twin);
   test_to_half(kernels, twin);
-  test_attend(kernels, twin);
+  for (const char* type : {"f16", "q8_0", "q8_q4", "q4_0"}) test_attend(kernels, twin, type);
   test_merge(kernels, twin);
   check(kernels.name, [] { return "int8_ops"; }, std::vector<int64_t>{kernels.int8_ops(3)}, {twin.int8_ops(3)});
 }

@@ -46,6 +46,7 @@ class LlamaCpp:
         sequences: int = 1,
         fused_attention: bool | None = None,
         yarn_betas: tuple[float, float] | None = None,
+        kv_type: str = "f16",
     ) -> None:
         import llama_cpp
 
@@ -66,6 +67,7 @@ class LlamaCpp:
             options.flash_attn_type = int(fused_attention)
         if yarn_betas is not None:
             options.yarn_beta_fast, options.yarn_beta_slow = yarn_betas
+        options.type_k = options.type_v = getattr(llama_cpp, f"GGML_TYPE_{kv_type.upper()}")
         if float_cache:
             options.type_k = options.type_v = llama_cpp.GGML_TYPE_F32
             options.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED

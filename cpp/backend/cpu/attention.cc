@@ -14,12 +14,7 @@ namespace {
 
 constexpr float kLog2E = 1.44269504f;
 
-int round_up(int n, int to) { return (n + to - 1) / to * to; }
-
-int64_t head_bytes(const KvShape& shape) {
-  return int64_t{kBlockTokens} * (shape.head_dim + round_up(shape.head_dim, 16)) *
-         static_cast<int64_t>(sizeof(uint16_t));
-}
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 // What attention over some chunks gives for each query of a tile: as the kernels' max, sum and out.
 struct Result {
@@ -42,23 +37,16 @@ struct Result {
 }  // namespace
 
 int64_t CpuBackend::kv_block_bytes(const KvShape& shape) const {
-  return head_bytes(shape) * shape.kv_heads * shape.layers;
+  return kv_layout(kv_type_, shape.head_dim).bytes * shape.kv_heads * shape.layers;
 }
 
 std::unique_ptr<KvCache> CpuBackend::kv_cache(const KvShape& shape, int blocks) {
-  auto cache = std::make_unique<CpuKvCache>();
-  cache->shape = shape;
-  cache->blocks = blocks;
-  cache->padded_dim = round_up(shape.head_dim, 16);
-  cache->value_offset = int64_t{kBlockTokens} * shape.head_dim * static_cast<int64_t>(sizeof(uint16_t));
-  cache->head_bytes = head_bytes(shape);
-  cache->memory = Memory(kv_block_bytes(shape) * blocks);
-  return cache;
+  return std::make_unique<CpuKvCache>(shape, kv_type_, blocks);
 }
 
 void CpuBackend::copy_blocks(KvCache& cache) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
-  const auto bytes = static_cast<size_t>(kv.head_bytes * kv.shape.kv_heads);
+  const auto bytes = static_cast<size_t>(kv.layout.bytes * kv.shape.kv_heads);
   for (const auto& [from, to] : batch_->copies)
     for (int layer = 0; layer < kv.shape.layers; ++layer)
       std::memcpy(kv.head(layer, to, 0), kv.head(layer, from, 0), bytes);
@@ -71,16 +59,17 @@ void CpuBackend::store_kv(KvCache& cache, int layer, Tensor k, Tensor v) {
     for_rows(s.rows, 8 * k.cols, [&](int64_t i) {
       const int64_t position = s.past + i, row = s.first_row + i;
       const int block = s.blocks[static_cast<size_t>(position / kBlockTokens)], slot = position % kBlockTokens;
+      const auto rotated = [&](KvElement element, const float* x, std::vector<float>& copy) -> const float* {
+        if (!is_rotated(element)) return x;
+        copy.assign(x, x + dim);
+        rotate(copy.data(), dim);
+        return copy.data();
+      };
+      std::vector<float> key_copy, value_copy;
       for (int h = 0; h < kv.shape.kv_heads; ++h) {
-        auto* keys = reinterpret_cast<uint16_t*>(kv.head(layer, block, h));
-        auto* values = reinterpret_cast<uint16_t*>(kv.head(layer, block, h) + kv.value_offset);
-        uint16_t halves[512];
-        for (int first = 0; first < dim; first += 512) {
-          const int n = std::min(512, dim - first);
-          kernels_.to_half(k.row(row) + h * dim + first, n, halves);
-          for (int d = 0; d < n; ++d) keys[(first + d) * kBlockTokens + slot] = halves[d];
-        }
-        kernels_.to_half(v.row(row) + h * dim, dim, values + slot * kv.padded_dim);
+        const float* key = rotated(kv.layout.type.keys, k.row(row) + h * dim, key_copy);
+        const float* value = rotated(kv.layout.type.values, v.row(row) + h * dim, value_copy);
+        store_token(kernels_, kv.layout, kv.head(layer, block, h), slot, key, value);
       }
     });
   }
@@ -96,7 +85,7 @@ const AttentionPlan& CpuBackend::attention_plan(const AttentionShape& shape) {
 void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
   const AttentionPlan& plan = attention_plan(shape);
-  const int dim = shape.head_dim, padded = kv.padded_dim;
+  const int dim = shape.head_dim, padded = kv.layout.padded_dim;
   const float scale = shape.softcap > 0.0f ? shape.scale : shape.scale * kLog2E;
 
   const int64_t mark = arena_.mark();
@@ -110,6 +99,7 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
     float* to = out.row(query.row) + (kv_head * plan.group + query.head) * dim;
     const float inverse = 1.0f / result.sum[i];
     for (int d = 0; d < dim; ++d) to[d] = result.out[i * padded + d] * inverse;
+    if (is_rotated(kv.layout.type.values)) rotate(to, dim);
   };
 
   const int64_t q_floats = int64_t{kTileQueries} * dim, score_floats = int64_t{kTileQueries} * kChunk;
@@ -126,6 +116,11 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
     const AttentionQuery* queries = plan.queries.data() + piece.first_query;
     for (int i = 0; i < piece.queries; ++i) {
       const float* from = q.row(queries[i].row) + (kv_head * plan.group + queries[i].head) * dim;
+      if (is_rotated(kv.layout.type.keys)) {
+        std::copy_n(from, dim, panel);
+        rotate(panel, dim);
+        from = panel;
+      }
       float* to = packed + i / kQueryGroup * kQueryGroup * dim + i % kQueryGroup;
       for (int d = 0; d < dim; ++d) to[d * kQueryGroup] = from[d] * scale;
     }
@@ -147,8 +142,8 @@ void CpuBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShap
         const int at = std::min((c + 1) * (kChunk / kBlockTokens) + b, last_position / kBlockTokens);
         next[b] = kv.head(layer, piece.blocks[at], kv_head);
       }
-      kernels_.attend({packed, piece.queries, dim, blocks, more ? next : nullptr, kv.value_offset, padded,
-                       first, last, shape.softcap, scores, panel, chunk.max, chunk.sum, chunk.out});
+      kernels_.attend({packed, piece.queries, kv.layout, blocks, more ? next : nullptr, first, last,
+                       shape.softcap, scores, panel, chunk.max, chunk.sum, chunk.out});
       for (int i = 0; i < piece.queries; ++i) {
         if (folded) {
           running.fold(kernels_, i, chunk, i);

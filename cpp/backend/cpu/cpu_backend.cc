@@ -25,6 +25,7 @@ bool is_float(Type type) { return type == Type::F32 || type == Type::F16 || type
 CpuBackend::CpuBackend(const BackendOptions& options)
     : kernels_(select_kernels(options.isa)),
       precise_(options.precise),
+      kv_type_(options.kv_type),
       pool_(options.threads),
       pack_(options.pack),
       packed_(options.packed ? options.packed : std::make_shared<PackedWeights>()) {}

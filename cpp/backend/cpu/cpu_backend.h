@@ -88,6 +88,7 @@ class CpuBackend : public Backend {
 
   const Kernels& kernels_;
   const bool precise_;
+  const KvType kv_type_;
   ThreadPool pool_;
   const Batch* batch_ = nullptr;
   std::vector<int32_t> positions_;        // [row]

@@ -5,6 +5,7 @@
 #include <stdint.h>
 
 #include "backend/cpu/layout.h"
+#include "core/kv_type.h"
 #include "core/type.h"
 
 namespace pyllm::cpu {
@@ -43,15 +44,28 @@ struct FloatMatmulKernels {
   FloatMatmulKernel tile[2][4];  // likewise
 };
 
+// Where a block of 16 tokens of one KV head keeps what, in bytes. Tokens are the lanes of keys, features those
+// of values; padding is zero.
+struct KvLayout {
+  KvType type;
+  int head_dim;
+  int padded_dim;        // features of a value: head_dim and padding
+  int64_t key_scales;    // half [group of 32 features][16 tokens]; before them the keys
+                         //   half [head_dim][16], int8 [head_dim][16]
+                         //   or [head_dim / 2][16] bytes with the even feature in the low four bits
+  int64_t values;        // half [16][padded_dim], int8 [16][padded_dim]
+                         //   or [16][padded_dim / 32][16] bytes with features 0 to 15 in the low four bits
+  int64_t value_scales;  // half [group][16]
+  int64_t bytes;
+};
+
 // Attention of up to kTileQueries query vectors over one chunk of positions of one KV head.
 struct AttentionChunk {
   const float* q;  // [group of kQueryGroup queries][head_dim][kQueryGroup], scaled; scores are exponents of 2
   int queries;
-  int head_dim;
-  const uint8_t* const* blocks;  // [block]: half [head_dim][16 tokens]; then half [16 tokens][padded_dim]
+  KvLayout layout;
+  const uint8_t* const* blocks;  // [block]
   const uint8_t* const* next;    // four blocks that come afterwards and may be fetched ahead, or nullptr
-  int64_t value_offset;          // bytes from a block's keys to its values
-  int padded_dim;                // head_dim rounded up to 16
   const int* first;              // [query] positions it sees, counted from the chunk's start: first..last-1
   const int* last;
   float softcap;  // 0: none; otherwise scores are exponents of e

@@ -58,7 +58,7 @@ struct PanelKeys {
 };
 struct HalfValues {
   const uint8_t* const* blocks;
-  int64_t offset;  // bytes from a block's keys to its values
+  int64_t offset;  // bytes from a block's start to its values
   int padded_dim, column;
   f32x16 operator()(int token, int v) const {
     const auto* values = reinterpret_cast<const uint16_t*>(blocks[token / kBlock] + offset);
@@ -70,6 +70,59 @@ struct PanelValues {
   int first_token;
   f32x16 operator()(int token, int v) const { return load(panel + (token - first_token) * 64 + 16 * v); }
 };
+
+inline const uint16_t* halves(const uint8_t* p) { return reinterpret_cast<const uint16_t*>(p); }
+inline const int8_t* signed_bytes(const uint8_t* p) { return reinterpret_cast<const int8_t*>(p); }
+
+// One block's keys as floats: panel [head_dim][kPanelTokens], of which this is 16 columns.
+void expand_keys(const KvLayout& l, const uint8_t* block, float* panel) {
+  const int dim = l.head_dim;
+  if (l.type.keys == KvElement::Half) {
+    for (int d = 0; d < dim; ++d, panel += kPanelTokens) store(panel, load_half(halves(block) + d * kBlock));
+    return;
+  }
+  for (int group = 0; group < dim; group += 32) {
+    const f32x16 scale = load_half(halves(block + l.key_scales) + group / 32 * kBlock);
+    const int end = smaller(group + 32, dim);
+    if (l.type.keys == KvElement::Bits8)
+      for (int d = group; d < end; ++d, panel += kPanelTokens)
+        store(panel, mul(load_i8(signed_bytes(block) + d * kBlock), scale));
+    else
+      for (int d = group; d < end; d += 2, panel += 2 * kPanelTokens) {
+        const uint8_t* pair = block + d / 2 * kBlock;
+        store(panel, mul(sub(load_low4(pair), set(8.0f)), scale));
+        if (d + 1 < end) store(panel + kPanelTokens, mul(sub(load_high4(pair), set(8.0f)), scale));
+      }
+  }
+}
+
+// The values of tokens [from, to) of one block as floats: panel [token][64 features], the features from
+// `column` on.
+void expand_values(const KvLayout& l, const uint8_t* block, int column, int vectors, int from, int to,
+                   float* panel) {
+  const uint8_t* values = block + l.values;
+  if (l.type.values == KvElement::Half) {
+    for (int t = from; t < to; ++t)
+      for (int v = 0; v < vectors; ++v)
+        store(panel + t * 64 + 16 * v, load_half(halves(values) + t * l.padded_dim + column + 16 * v));
+    return;
+  }
+  alignas(64) float scales[2][kBlock];
+  for (int v = 0; v < vectors; v += 2)
+    store(scales[v / 2], load_half(halves(block + l.value_scales) + (column / 32 + v / 2) * kBlock));
+  for (int t = from; t < to; ++t)
+    for (int v = 0; v < vectors; ++v) {
+      const f32x16 scale = set(scales[v / 2][t]);
+      if (l.type.values == KvElement::Bits8) {
+        const int8_t* code = signed_bytes(values) + t * l.padded_dim + column + 16 * v;
+        store(panel + t * 64 + 16 * v, mul(load_i8(code), scale));
+      } else {
+        const uint8_t* pair = values + t * (l.padded_dim / 2) + column / 2 + v / 2 * 16;
+        const f32x16 code = v % 2 == 0 ? load_low4(pair) : load_high4(pair);
+        store(panel + t * 64 + 16 * v, mul(sub(code, set(8.0f)), scale));
+      }
+    }
+}
 
 // Scores lie as [kChunk / kPanelTokens][kTileQueries][kPanelTokens]: what one panel touches is contiguous.
 inline float* scores_at(const AttentionChunk& a, int query, int token) {
@@ -90,7 +143,7 @@ inline void score(const AttentionChunk& a, const Tile& tile, int block, const Ke
   for (int i = 0; i < N; ++i)
     for (int v = 0; v < V; ++v) s[i][v] = zero();
   const float* q = tile.q;
-  for (int d = 0; d < a.head_dim; ++d, q += kQueryGroup) {
+  for (int d = 0; d < a.layout.head_dim; ++d, q += kQueryGroup) {
     f32x16 k[V];
     PYLLM_UNROLL
     for (int v = 0; v < V; ++v) k[v] = keys(block + v, d);
@@ -120,10 +173,11 @@ inline void weigh(const AttentionChunk& a, const Tile& tile, int column, int fro
                   const Values& values) {
   if (from >= to) return;
   f32x16 sums[N][V];
-  float* out = a.out + tile.query * a.padded_dim + column;
+  const int stride = a.layout.padded_dim;
+  float* out = a.out + tile.query * stride + column;
   const float* weights = scores_at(a, tile.query, from);
   for (int i = 0; i < N; ++i)
-    for (int v = 0; v < V; ++v) sums[i][v] = load(out + i * a.padded_dim + 16 * v);
+    for (int v = 0; v < V; ++v) sums[i][v] = load(out + i * stride + 16 * v);
   for (int t = from; t < to; ++t) {
     f32x16 x[V];
     PYLLM_UNROLL
@@ -136,7 +190,7 @@ inline void weigh(const AttentionChunk& a, const Tile& tile, int column, int fro
     }
   }
   for (int i = 0; i < N; ++i)
-    for (int v = 0; v < V; ++v) store(out + i * a.padded_dim + 16 * v, sums[i][v]);
+    for (int v = 0; v < V; ++v) store(out + i * stride + 16 * v, sums[i][v]);
 }
 
 // Calls f<V>(i) so that the runs of V vectors from i on cover [begin, end).
@@ -243,7 +297,7 @@ void attend(const AttentionChunk& a) {
     for (int query = group; query < smaller(group + kQueryGroup, a.queries); query += kQueries) {
       Tile& tile = tiles[count++];
       const int end = smaller(smaller(query + kQueries, group + kQueryGroup), a.queries);
-      tile = {query, end - query, a.q + group * a.head_dim + (query - group), kChunk, 0};
+      tile = {query, end - query, a.q + group * a.layout.head_dim + (query - group), kChunk, 0};
       for (int i = query; i < end; ++i) {
         largest[i] = set(-__builtin_inff());
         if (a.first[i] >= a.last[i]) continue;
@@ -254,55 +308,52 @@ void attend(const AttentionChunk& a) {
       last = larger(last, tile.last);
     }
 
-  // Several register tiles share the conversion of keys and values; one alone converts as it reads.
-  const bool shared = count > 1;
-  const int head_dim = a.head_dim, padded_dim = a.padded_dim, end_block = (last + kBlock - 1) / kBlock;
-  const uint8_t* const* blocks = a.blocks;
+  // Several register tiles share the expansion of keys and values; one alone converts halves as it reads.
+  const KvLayout& layout = a.layout;
+  const bool expanded = count > 1 || layout.type.keys != KvElement::Half;
+  const int end_block = (last + kBlock - 1) / kBlock;
   constexpr int kStep = kPanelTokens / kBlock;
   for (int group = first / kBlock / kStep * kStep; group < end_block; group += kStep) {
     const int begin = larger(group, first / kBlock), end = smaller(group + kStep, end_block);
-    Prefetch keys(blocks + end, smaller(kStep, end_block - end), 0, a.value_offset, count);
-    Prefetch values(blocks + begin, end - begin, a.value_offset, padded_dim * kBlock * 2, count);
-    if (shared) {
-      float* panel = a.panel;
-      for (int d = 0; d < head_dim; ++d, panel += kPanelTokens)
-        for (int b = begin; b < end; ++b) store(panel + (b - group) * kBlock, HalfKeys{blocks}(b, d));
-    }
+    Prefetch keys(a.blocks + end, smaller(kStep, end_block - end), 0, layout.values, count);
+    Prefetch values(a.blocks + begin, end - begin, layout.values, layout.bytes - layout.values, count);
+    if (expanded)
+      for (int b = begin; b < end; ++b) expand_keys(layout, a.blocks[b], a.panel + (b - group) * kBlock);
     for (int t = 0; t < count; ++t) {
       keys();
       values();
       const Tile& tile = tiles[t];
       const int from = larger(begin, tile.first / kBlock);
       const int to = smaller(end, (tile.last + kBlock - 1) / kBlock);
-      if (shared)
+      if (expanded)
         score_blocks(a, tile, from, to, PanelKeys{a.panel, group}, largest + tile.query);
       else
-        score_blocks(a, tile, from, to, HalfKeys{blocks}, largest + tile.query);
+        score_blocks(a, tile, from, to, HalfKeys{a.blocks}, largest + tile.query);
     }
   }
 
+  const int padded_dim = layout.padded_dim;
   for (int i = 0; i < a.queries * padded_dim; i += 16) store(a.out + i, zero());
   for (int t = 0; t < count; ++t) soften(a, tiles[t], largest + tiles[t].query);
-  Prefetch next(a.next, a.next != nullptr ? kStep : 0, 0, a.value_offset, 4 * count);
+  Prefetch next(a.next, a.next != nullptr ? kStep : 0, 0, layout.values, 4 * count);
 
   // Positions that no query sees may hold garbage: they are skipped, not weighted by 0.
   for (int column = 0; column < padded_dim; column += 64) {
     const int vectors = smaller(64, padded_dim - column) / 16;
-    const HalfValues values{blocks, a.value_offset, padded_dim, column};
     for (int group = first / kPanelTokens * kPanelTokens; group < last; group += kPanelTokens) {
       const int begin = larger(group, first), end = smaller(group + kPanelTokens, last);
-      if (!shared) {
-        next();
-        weigh_columns(a, tiles[0], column, vectors, begin, end, values);
-        continue;
-      }
-      float* panel = a.panel + (begin - group) * 64;
-      for (int token = begin; token < end; ++token, panel += 64)
-        for (int v = 0; v < vectors; ++v) store(panel + 16 * v, values(token, v));
+      if (expanded)
+        for (int b = begin / kBlock; b * kBlock < end; ++b)
+          expand_values(layout, a.blocks[b], column, vectors, clamp(begin - b * kBlock),
+                        clamp(end - b * kBlock), a.panel + (b * kBlock - group) * 64);
       for (int t = 0; t < count; ++t) {
         next();
-        weigh_columns(a, tiles[t], column, vectors, larger(begin, tiles[t].first), smaller(end, tiles[t].last),
-                      PanelValues{a.panel, group});
+        const int from = larger(begin, tiles[t].first), to = smaller(end, tiles[t].last);
+        if (expanded)
+          weigh_columns(a, tiles[t], column, vectors, from, to, PanelValues{a.panel, group});
+        else
+          weigh_columns(a, tiles[t], column, vectors, from, to,
+                        HalfValues{a.blocks, layout.values, padded_dim, column});
       }
     }
   }

@@ -58,6 +58,16 @@ inline f32x16 load_u8(const uint8_t* p) {
   PYLLM_LANES r.lane[i] = p[i];
   return r;
 }
+inline f32x16 load_low4(const uint8_t* p) {  // the low four bits of 16 bytes
+  f32x16 r;
+  PYLLM_LANES r.lane[i] = static_cast<float>(p[i] & 15);
+  return r;
+}
+inline f32x16 load_high4(const uint8_t* p) {
+  f32x16 r;
+  PYLLM_LANES r.lane[i] = static_cast<float>(p[i] >> 4);
+  return r;
+}
 inline void store(float* p, f32x16 a) { PYLLM_LANES p[i] = a.lane[i]; }
 inline void store_partial(float* p, f32x16 a, int n) {
   for (int i = 0; i < n; ++i) p[i] = a.lane[i];

@@ -1,1 +1,0 @@
-from pyllm.shapes import write_model, write_shape  # noqa: F401

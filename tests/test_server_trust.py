@@ -48,7 +48,8 @@ def open_server() -> Iterator[Serving]:
 def test_every_route_needs_a_key(guarded: Serving, method: str) -> None:
     paths = [route.path.replace("{model:path}", "tiny") for route in routes(guarded.service)]
     assert len(paths) > 8
-    odd = ["/", "/openapi.json", "/docs", "/nothing", "/v1", "/%2e%2e/metrics", "/V1/models"]
+    odd = ["/page/", "/page/main.js/", "/page/../metrics", "//", "/openapi.json", "/docs", "/nothing"]
+    odd += ["/v1", "/%2e%2e/metrics", "/V1/models"]
     odd += ["//health", "/health/", "/health/../metrics", "/./health", "/health%2f", "/Health", "/health;x"]
     odd += ["http://localhost/metrics", "/metrics?path=/health", "/metrics#/health"]
     for path in paths + odd:

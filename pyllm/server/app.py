@@ -25,6 +25,7 @@ from pyllm.server.responses import Responses
 from pyllm.server.status import StatusRoutes
 from pyllm.server.stream import encoded_error, json_response
 from pyllm.server.tokens import TokenRoutes
+from pyllm.server.web import Page
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -106,6 +107,10 @@ def create_app(service: Service) -> ASGIApp:
 
     app.add_api_route("/openapi.json", openapi, methods=["GET"], response_model=None)
 
+    page = Page()
+    for path in page.paths:
+        app.add_api_route(path, page.get, methods=["GET", "HEAD"], response_model=None)
+
     async def explain(request: Request, error: Exception) -> Response:
         told = as_api_error(error)
         # Not the message: it may hold what the user wrote.
@@ -116,7 +121,8 @@ def create_app(service: Service) -> ASGIApp:
     kinds: tuple[Any, ...] = (ApiError, ClientLeftError, HTTPException, Exception)
     for kind in kinds:
         app.add_exception_handler(kind, explain)
-    gate: ASGIApp = Gate(app, service, frozenset(route.path for route in table) | {"/openapi.json"})
+    paths = frozenset(route.path for route in table) | page.paths | {"/openapi.json"}
+    gate: ASGIApp = Gate(app, service, paths, page.paths)
     if origins := service.options.cors_origins:
         gate = CORSMiddleware(
             gate,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pyllm.server.service import Service
 
-PUBLIC = "/health"  # the one path that needs no key
+PUBLIC = "/health"  # needs no key, under any name
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
@@ -29,11 +29,14 @@ _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-r
 class Gate:
     """The outermost ASGI application."""
 
-    def __init__(self, app: ASGIApp, service: Service, paths: frozenset[str]) -> None:
-        """paths: of the routes, as the metrics call them."""
+    def __init__(
+        self, app: ASGIApp, service: Service, paths: frozenset[str], page: frozenset[str] = frozenset()
+    ) -> None:
+        """paths: of the routes, as the metrics call them. page: those whose files may be read without a key."""
         self._app = app
         self._service = service
         self._paths = paths
+        self._page = page
         options = service.options
         self._keys = Keys(options.keys)
         self._hosts = Hosts(options.host, options.allow_hosts, options.cors_origins)
@@ -62,7 +65,8 @@ class Gate:
             with exchange.stack:
                 if scope["path"] != PUBLIC:
                     self._hosts.check(headers)
-                    exchange.caller = self._keys.caller(headers)
+                    if scope["path"] not in self._page or scope["method"] not in ("GET", "HEAD"):
+                        exchange.caller = self._keys.caller(headers)
                 await self._app(scope, receive, send_with_headers)
                 if exchange.stream is not None:
                     await exchange.stream.run(exchange, receive, send)

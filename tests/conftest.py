@@ -6,6 +6,7 @@ is what is meant.
 """
 
 import os
+import signal
 import sys
 import sysconfig
 from pathlib import Path
@@ -17,6 +18,9 @@ INSTALLED = not (CHECKOUT / "pyllm" / f"_core{sysconfig.get_config_var('EXT_SUFF
 
 if INSTALLED:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != CHECKOUT]
+
+# A shell starts what runs in its background with Ctrl-C ignored, and processes hand that on to their own.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -144,7 +144,7 @@ def test_embeddings(path: Path, pooling: str) -> None:
         expected.append(vector(driver, 0))
         assert abs(np.linalg.norm(expected[-1]) - 1) < 1e-6
     # The last: preemptions. Half of the neighbours generate, and every prompt comes twice.
-    for blocks, max_batch_tokens in [(1500, 1), (1500, 7), (1500, 512), (20, 64)]:
+    for blocks, max_batch_tokens in [(1500, 7), (1500, 512), (20, 64)]:
         driver = open_engine(path, blocks=blocks, max_batch_tokens=max_batch_tokens)
         for turn in range(2):
             for number in range(len(LENGTHS)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -99,7 +100,8 @@ class LLM:
         demand = Demand(gpu_layers, context, kv_bytes, max_batch_tokens, max_sequences, kv_type, pack)
         plan = plan_model(file, device, demand)
         packing = Packing(file) if pack else None
-        if packing and not packing.found:  # what is kept is mapped, and need not be in memory
+        # What is kept is mapped, and need not be in memory; what macOS tells of free memory is a guess.
+        if packing and not packing.found and sys.platform != "darwin":
             plan.check_weights()
         compute: dict[str, Any] = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
         if plan.uses_device:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyllm import _core
 
 CPU = -1
+GPU_KV_TYPES = ("f16", "q8_0")
 USUAL_CONTEXT = 4096  # tokens that a GPU's layers keep room for, unless the user names a context
 MARGIN = 32  # a GPU's total memory over this stays free: fragments, and what its driver takes later
 
@@ -113,6 +114,13 @@ def plan_model(file: _core.GgufFile, device: str, demand: Demand) -> Plan:
             raise PyllmError(f"gpu_layers: {layers} layers on a GPU and device {device} exclude each other")
         choose_device("cuda")  # says why there is none
     if layers == 0:
+        chosen = None
+    if chosen and demand.kv_type not in GPU_KV_TYPES:
+        if layers or device != "auto":
+            raise PyllmError(
+                f"kv_type: a GPU keeps {' or '.join(GPU_KV_TYPES)}, got {demand.kv_type}; "
+                "the CPU has it: --device cpu"
+            )
         chosen = None
     needs = Needs.of(file, demand.kv_type, pack=demand.pack, device=chosen is not None)
     must = chosen is not None and device != "auto"

@@ -257,6 +257,11 @@ def test_options_that_exclude_each_other(model: Path) -> None:
         LLM(model, device="cpu", gpu_layers=3)
     with pytest.raises(PyllmError, match="gpu_layers: expected a number of layers, 0 or more, got -1"):
         LLM(model, gpu_layers=-1)
+    for options in ({"device": "cuda"}, {"gpu_layers": 2}):
+        with pytest.raises(PyllmError, match="kv_type: a GPU keeps f16 or q8_0, got q4_0; the CPU has it"):
+            LLM(model, kv_type="q4_0", **options)
+    assert answer(model, kv_type="q4_0")[0] == "cpu"
+    assert answer(model, kv_type="q8_0")[0] == "cuda:0: Fake GPU, 6 of 6 layers"
     _core.testing.fake_devices([])
     with pytest.raises(PyllmError, match="device cuda: there is no NVIDIA GPU"):
         LLM(model, gpu_layers=3)

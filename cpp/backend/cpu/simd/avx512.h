@@ -133,12 +133,18 @@ inline void store_int(int32_t* p, i32x16 a) { _mm512_storeu_si512(p, a.v); }
 // Two panels share each broadcast: loads would bound one.
 inline constexpr int kTilePanels = 2;
 constexpr int code_quads(int columns) { return columns > 2 ? 4 : 8; }
+inline constexpr int kFloatColumns = 8;
+inline constexpr int kSumsInFlight = 12;
 
 template <int kBits, int kZero>
 inline i32x16 dot_start(const int32_t* init) {
   return {kZero == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(*init)};
 }
 
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
+}
 template <int kQuads, int kBits, int kZero, int kPanels>
 inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
   for (int q = 0; q < kQuads; ++q) {

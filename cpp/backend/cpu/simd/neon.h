@@ -200,6 +200,8 @@ inline void store_int(int32_t* p, i32x16 a) {
 
 inline constexpr int kTilePanels = 1;
 constexpr int code_quads(int) { return 4; }
+inline constexpr int kFloatColumns = 4;
+inline constexpr int kSumsInFlight = 6;
 
 // r += the products with quad kQuad of the sixteen activations in x.
 template <int kQuad, uint8_t kFlip>
@@ -224,6 +226,10 @@ inline i32x16 dot_start(const int32_t* init) {
   return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
 }
 
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
+}
 template <int kQuads, int kBits, int kZero, int kPanels>
 inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
   static_assert(kQuads % 4 == 0);

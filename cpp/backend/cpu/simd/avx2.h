@@ -145,6 +145,10 @@ inline u8x64 load_bytes(const uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
+inline void store_bytes(uint8_t* p, u8x64 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), a.hi);
+}
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
   // One shift of 16-bit words serves: the mask removes what crossed from the neighbour byte.

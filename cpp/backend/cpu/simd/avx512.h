@@ -112,6 +112,7 @@ inline int32_t sum_i8(const int8_t* p) {
 inline f32x16 to_float(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 inline u8x64 load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_bytes(uint8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
   // One shift of 16-bit words serves: the mask removes what crossed from the neighbour byte.

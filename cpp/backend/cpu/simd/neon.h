@@ -171,6 +171,12 @@ inline uint8x16_t bits_quarter(uint8x16_t a) {
   if constexpr (kUp == 0 && 0xff >> kShift == kMask) return a;  // nothing left to remove
   return vandq_u8(a, vdupq_n_u8(kMask << kUp));
 }
+inline void store_bytes(uint8_t* p, u8x64 a) {
+  vst1q_u8(p, a.v0);
+  vst1q_u8(p + 16, a.v1);
+  vst1q_u8(p + 32, a.v2);
+  vst1q_u8(p + 48, a.v3);
+}
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
   return {bits_quarter<kShift, kMask, kUp>(a.v0), bits_quarter<kShift, kMask, kUp>(a.v1),

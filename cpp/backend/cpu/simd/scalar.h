@@ -168,6 +168,9 @@ inline u8x64 load_bytes(const uint8_t* p) {
   for (int i = 0; i < 64; ++i) r.lane[i] = p[i];
   return r;
 }
+inline void store_bytes(uint8_t* p, u8x64 a) {
+  for (int i = 0; i < 64; ++i) p[i] = a.lane[i];
+}
 // (a >> kShift & kMask) << kUp, byte by byte.
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {

@@ -157,7 +157,7 @@ def test_precedence(tmp_path: Path, monkeypatch: Any) -> None:
         'allow-host = ["a.example", "b.example"]\ndrain_timeout = 5\ncors-origin = "https://one.example"\n'
     )
     model, options = options_of("--config", str(config))
-    assert (model, options.port, options.max_queue, options.max_body) == ("from-file", 1001, 7, 10**6)
+    assert (model, options.port, options.max_queue, options.max_body) == (("from-file",), 1001, 7, 10**6)
     assert (options.strict, options.drain_timeout) == (True, 5.0)
     assert (options.allow_hosts, options.cors_origins) == (("a.example", "b.example"), ("https://one.example",))
     monkeypatch.setenv("PYLLM_PORT", "1002")
@@ -165,7 +165,7 @@ def test_precedence(tmp_path: Path, monkeypatch: Any) -> None:
     model, options = options_of("--config", str(config))
     assert (options.port, options.allow_hosts) == (1002, ("c.example", "d.example"))
     model, options = options_of("--config", str(config), "--port", "1003", "other")
-    assert (model, options.port, options.max_queue) == ("other", 1003, 7)
+    assert (model, options.port, options.max_queue) == (("other",), 1003, 7)
     monkeypatch.setenv("PYLLM_CONFIG", str(config))
     assert options_of("--strict")[1].max_queue == 7
 

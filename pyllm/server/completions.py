@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pyllm.completion import Logprob, Piece
     from pyllm.generation import Job
     from pyllm.server.engine import Answers
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 
 class Completions:
@@ -44,7 +45,7 @@ class Completions:
         place = exchange.stack.enter_context(service.admission.place())
         body, document = await service.read(request, CompletionRequest)
         refuse_not_honoured(document)
-        model = service.model(body.model)
+        model = await service.open(exchange, body.model)
         jobs = await self._jobs(model, body)
         place.grow(sum(job.params.n for job in jobs))
         exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)

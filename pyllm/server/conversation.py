@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
@@ -102,7 +103,7 @@ class Conversation:
 
 async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRequest) -> Conversation:
     """Puts a conversation to the model. `body`: the request, in OpenAI's form whatever it came in."""
-    model = service.model(body.model)
+    model = await service.open(exchange, body.model)
     job, tools = await prepare(service, model, body)
     place.grow(job.params.n)
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)

@@ -52,6 +52,7 @@ class Gate:
             method=scope["method"],
             path=scope["path"],
             client=client[0] if client else "",
+            receive=receive,
         )
         exchange.headers = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
 

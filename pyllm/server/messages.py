@@ -45,7 +45,7 @@ class Messages:
         service.check_ready()
         place = exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, MessagesRequest)
-        template = service.model(body.model).llm.template
+        template = (await service.open(exchange, body.model)).llm.template
         conversation = await begin(service, exchange, place, chat_request(body, template.source))
         writer = _Writer(conversation)
         return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
@@ -56,7 +56,7 @@ class Messages:
         service.check_ready()
         exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, CountRequest)
-        model = service.model(body.model)
+        model = await service.open(exchange, body.model)
         job, _ = await prepare(service, model, chat_request(body, model.llm.template.source))
         return json_response(InputTokens(len(job.tokens)))
 

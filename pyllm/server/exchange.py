@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pyllm.server.stream import EventStream
 
 KEY = "pyllm.exchange"  # in an ASGI scope
+_random = random.Random()
 
 
 @dataclass
@@ -50,6 +52,11 @@ class Exchange:
 def exchange_of(request: Request) -> Exchange:
     found: Exchange = request.scope[KEY]
     return found
+
+
+def new_id() -> str:
+    """Unlike others, but no secret: asking the system for randomness would give up the GIL."""
+    return f"{_random.getrandbits(128):032x}"
 
 
 async def left(receive: Receive) -> None:

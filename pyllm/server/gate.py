@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 import traceback
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from pyllm.server.auth import Hosts, Keys
 from pyllm.server.errors import ApiError, ClientLeftError, internal
-from pyllm.server.exchange import KEY, Exchange
+from pyllm.server.exchange import KEY, Exchange, new_id
 from pyllm.server.stream import encoded_error
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ class Gate:
         given = headers.get("x-request-id", "")
         client = scope.get("client")
         exchange = scope[KEY] = Exchange(
-            id=given if _ID.fullmatch(given) else uuid.uuid4().hex,
+            id=given if _ID.fullmatch(given) else new_id(),
             method=scope["method"],
             path=scope["path"],
             client=client[0] if client else "",

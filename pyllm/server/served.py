@@ -59,8 +59,10 @@ class ServedModel:
         """Control tokens that the parser of answers must see."""
         return self.dialect.visible_tokens(self.llm.tokenizer)
 
+    def parses(self, tools: list[dict[str, Any]] | None) -> bool:
+        """Whether there is something to find in answers: reasoning, or calls of `tools`."""
+        return tools is not None or self.dialect.thinking is not None or self.dialect.format == "gpt-oss"
+
     def parser(self, tools: list[dict[str, Any]] | None, prompt: str) -> Parser | None:
-        """For one answer: finds reasoning and calls of `tools`; none where there is nothing to find."""
-        if tools is None and self.dialect.thinking is None and self.dialect.format != "gpt-oss":
-            return None
-        return self.dialect.parser(tools=tools, prompt=prompt)
+        """For one answer; none where there is nothing to find."""
+        return self.dialect.parser(tools=tools, prompt=prompt) if self.parses(tools) else None

@@ -1,6 +1,8 @@
 """Mixed traffic against `pyllm serve` for a while: in the end it must hold what it held in the beginning.
 
     python tests/bench/soak.py smollm2-135m --minutes 20 --clients 64
+    python tests/bench/soak.py smollm2-135m --minutes 10 --clients 320    # ten times what the server takes
+    python tests/bench/soak.py smollm2-135m --only leave,half --answers 10000    # disconnects
 
 Clients stream, ask for whole answers, call tools, go on with earlier responses, read slowly or not, leave in
 the middle, send nonsense, and are more than the server takes at once. Prints one JSON document: answers by
@@ -16,6 +18,7 @@ import argparse
 import asyncio
 import collections
 import json
+import math
 import os
 import random
 import re
@@ -86,9 +89,9 @@ def request_of(kind: str, source: random.Random) -> tuple[str, dict[str, Any]]:
     return "/v1/completions", fields
 
 
-async def one(port: int, source: random.Random) -> tuple[str, float]:
+async def one(port: int, source: random.Random, kinds: dict[str, int]) -> tuple[str, float]:
     """One client: (status, or what it did itself, seconds to the first byte)."""
-    kind = source.choices(tuple(KINDS), tuple(KINDS.values()))[0]
+    kind = source.choices(tuple(kinds), tuple(kinds.values()))[0]
     path, fields = request_of(kind, source)
     body = source.choice(NONSENSE) if kind == "nonsense" else json.dumps(fields).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
@@ -119,9 +122,9 @@ async def one(port: int, source: random.Random) -> tuple[str, float]:
 
 
 async def traffic(
-    pid: int, port: int, clients: int, seconds: float
+    pid: int, port: int, clients: int, seconds: float, kinds: dict[str, int], answers: float = math.inf
 ) -> tuple[collections.Counter[str], list[float], list[float]]:
-    """(answers by status, seconds to each refusal, resident memory in MB at 31 moments)."""
+    """(answers by status, seconds to each refusal, resident memory in MB over time)."""
     statuses: collections.Counter[str] = collections.Counter()
     refused: list[float] = []
     memory = [resident_mb(pid)]
@@ -129,9 +132,9 @@ async def traffic(
 
     async def client(number: int) -> None:
         source = random.Random(number)
-        while time.monotonic() < until:
+        while time.monotonic() < until and statuses.total() < answers:
             try:
-                status, seconds = await one(port, source)
+                status, seconds = await one(port, source, kinds)
             except OSError as error:
                 status, seconds = type(error).__name__, 0.0
             statuses[status] += 1
@@ -140,7 +143,7 @@ async def traffic(
                 await asyncio.sleep(source.random() * 0.2)
 
     async def watch() -> None:
-        for _ in range(30):
+        while len(memory) < 31 and statuses.total() < answers:
             await asyncio.sleep(seconds / 30)
             memory.append(resident_mb(pid))
 
@@ -187,15 +190,20 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--grown-mb", type=float, default=8, help="that are no leak yet")
     parser.add_argument("serve", nargs="*", help="options of pyllm serve, after --")
+    parser.add_argument("--only", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--answers", type=float, default=math.inf, help="end when there were so many")
     args = parser.parse_args()
+    kinds = {name: KINDS[name] for name in args.only.split(",")} if args.only else KINDS
     bounds = ["--max-sequences", "16", "--max-queue", "16", "--kv-memory", "128MiB"]
     server, port = start_server(args.model, [*bounds, *args.serve])
     try:
         warm = min(60.0, args.minutes * 6)
-        asyncio.run(traffic(server.pid, port, args.clients, warm))  # what grows once has grown
+        asyncio.run(traffic(server.pid, port, args.clients, warm, KINDS))  # what grows once has grown
         time.sleep(2)
         before = holds(server.pid, port)
-        statuses, refused, memory = asyncio.run(traffic(server.pid, port, args.clients, args.minutes * 60))
+        statuses, refused, memory = asyncio.run(
+            traffic(server.pid, port, args.clients, args.minutes * 60, kinds, args.answers)
+        )
         time.sleep(5)
         after = holds(server.pid, port)
     finally:
@@ -212,7 +220,8 @@ def main() -> None:
     failed = [status for status in statuses if status.startswith("5")]
     same = ("running", "blocks_free_or_cached", "threads")
     lost = any(after[name] != before[name] for name in same) or after["descriptors"] > before["descriptors"]
-    grown = max(memory[20:]) - max(memory[:11])
+    third = -(-len(memory) // 3)
+    grown = memory[-1] - max(memory[:third])
     print(json.dumps(report, indent=2))
     sys.exit(1 if failed or lost or code or grown > args.grown_mb else 0)
 

@@ -80,6 +80,7 @@ class Gate:
                 await respond(send_with_headers, internal(error), exchange.path)
         finally:
             self._finished(exchange)
+            del scope[KEY]  # whose `receive` leads back to the scope: garbage at once, not some time later
 
     def _finished(self, exchange: Exchange) -> None:
         if exchange.completion_tokens:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_engine import FakeEngine, fake_llm
+from scripted import FakeTemplate
 from serving import Reply, Serving, serving_all
 
 from pyllm.errors import PyllmError
@@ -20,14 +21,6 @@ from pyllm.server.room import planned_kv
 from pyllm.server.served import Source
 
 FOREVER = 1_000_000
-
-
-class FakeTemplate:
-    source = ""
-    stop = ()
-
-    def encode(self, messages: Any, tools: Any = None, **arguments: Any) -> list[int]:
-        return [120]
 
 
 class Shelf:

@@ -55,7 +55,7 @@ def serve_options(given: Mapping[str, Any], models: int = 1) -> ServeOptions:
     if given["api_key_file"] is not None:
         keys += read_keys(given["api_key_file"])
     same = ("host", "port", "allow_no_key", "tls_cert", "tls_key", "strict", "max_sequences", "max_queue")
-    more = ("max_tokens", "receive_timeout", "drain_timeout", "log_format")
+    more = ("max_tokens", "receive_timeout", "drain_timeout", "log_format", "pooling")
     try:
         keep_alive = parse_seconds(given["keep_alive"] or ("10m" if models > 1 else "0"))
     except ValueError as error:

@@ -57,7 +57,7 @@ def _source(model: str | None, alias: str, given: Mapping[str, Any]) -> Source:
 
         llm = open_model(
             path,
-            min(given["context"], config.context_length) if config else given["context"],
+            given["context"],
             given["threads"],
             str(kv_bytes) if kv_bytes else given["kv_memory"],
             given["kv_type"],

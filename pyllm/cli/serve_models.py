@@ -63,6 +63,8 @@ def _source(model: str | None, alias: str, given: Mapping[str, Any]) -> Source:
             given["kv_type"],
             given["no_pack"],
             given["precise"],
+            given["device"],
+            given["gpu_layers"],
             max_sequences=given["max_sequences"],
         )
         _ = llm.template  # compiled now

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from starlette.responses import Response
 from pyllm.errors import PyllmError
 from pyllm.server.conversation import start
 from pyllm.server.errors import bad_request, from_pyllm
-from pyllm.server.exchange import Exchange, exchange_of
+from pyllm.server.exchange import Exchange, exchange_of, new_id
 from pyllm.server.fields import completion_params, refuse_not_honoured
 from pyllm.server.logprobs import CompletionLogprobsWriter
 from pyllm.server.prompts import texts_or_tokens
@@ -30,7 +29,8 @@ if TYPE_CHECKING:
     from pyllm.generation import Job
     from pyllm.llm import LLM
     from pyllm.server.engine import Answers
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 
 class Completions:
@@ -48,7 +48,7 @@ class Completions:
         refuse_not_honoured(document)
         if body.suffix and body.echo:
             raise bad_request("echo: not with suffix: the answer lies between the two", "echo")
-        model = service.model(body.model)
+        model = await service.open(exchange, body.model)
         jobs = await self._jobs(model, body)
         place.grow(sum(job.params.n for job in jobs))
         exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
@@ -149,7 +149,7 @@ class _Answer:
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._logprobs = body.logprobs is not None
         self._writers = [CompletionLogprobsWriter(model.llm.tokenizer) for _ in range(self._count)]
-        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._id = f"cmpl-{new_id()}"
         self._created = int(time.time())
         self._echo_only = body.max_tokens == 0
 

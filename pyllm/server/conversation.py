@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,14 +25,14 @@ if TYPE_CHECKING:
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 _T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What a piece of an answer means. `end`: the finish reason, with the last part: "tool_calls" too."""
 
     answer: int
@@ -108,11 +109,11 @@ class Conversation:
 
 async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRequest) -> Conversation:
     """Puts a conversation to the model. `body`: the request, in OpenAI's form whatever it came in."""
-    model = service.model(body.model)
+    model = await service.open(exchange, body.model)
     job, tools = await prepare(service, model, body)
     place.grow(job.params.n)
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
-    prompt = model.llm.tokenizer.decode(job.tokens[-_PROMPT_END:])
+    prompt = model.llm.tokenizer.decode(job.tokens[-_PROMPT_END:]) if model.parses(tools) else ""
     parsers = [model.parser(tools, prompt) for _ in range(job.params.n)]
     answers = start(service, model, [job], body, exchange)
     return Conversation(model, job, answers, exchange, parsers)

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from pyllm.embedding import EmbedJob
     from pyllm.llm import LLM
     from pyllm.server.exchange import Exchange
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 MAX_INPUTS = 2048
 AT_ONCE = 32  # of a request in the engine: many texts must not keep everyone else waiting
@@ -47,7 +48,7 @@ class EmbeddingRoutes:
         service.check_ready()
         place = exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, EmbeddingsRequest)
-        model = service.model(body.model)
+        model = await service.open(exchange, body.model)
         size = model.llm.config.dim
         if body.dimensions is not None and body.dimensions > size:
             raise bad_request(

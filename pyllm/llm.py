@@ -13,6 +13,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
+from pyllm.constraint import Constraint
 from pyllm.engine_thread import EngineThread, Mail, Mailbox, opened
 from pyllm.errors import PyllmError
 from pyllm.generation import Generation, Job
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
 
-__all__ = ["LLM", "Completion", "Config", "Logprob", "Piece", "SamplingParams", "Timings", "Usage"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Config",
+    "Constraint",
+    "Logprob",
+    "Piece",
+    "SamplingParams",
+    "Timings",
+    "Usage",
+]
 
 Prompt: TypeAlias = "str | Sequence[int]"
 Message: TypeAlias = "Mapping[str, Any]"
@@ -262,6 +273,8 @@ class LLM:
         """A prompt and how to continue it, checked. PyllmError names what is wrong."""
         if not tokens:
             raise PyllmError("the prompt is empty: expected at least one token")
+        if params.constraint is not None:
+            raise PyllmError("constraint: this engine cannot honour it yet")
         core = params.to_core(self._breaker_tokens)
         core.validate(self.config.vocab)
         return Job(tokens, params, core)

@@ -17,8 +17,8 @@ Kind = Literal["json", "regex", "grammar"]
 
 @dataclass(frozen=True)
 class Constraint:
-    """Made by `json`, `regex` or `grammar`; for `SamplingParams(constraint=...)`. It holds for the whole answer:
-    every token keeps the text one that can still be completed, and the answer ends only where it is complete,
+    """Made by `json`, `regex` or `grammar`; for `SamplingParams(constraint=...)`. It holds for the whole
+    answer: every token leaves a text that can be completed, and the answer ends only where it is complete,
     unless max_tokens, the context or a stop string end it before. Equal ones share their compiled form.
 
     PyllmError names what is wrong, and where; what only shows when a model compiles it comes with the request.
@@ -59,8 +59,8 @@ class Constraint:
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
-        """Text that the whole of `pattern` matches, in the syntax of Rust's regex crate without look-around,
-        lazy repetition and back references."""
+        """Text that the whole of `pattern` matches, in the syntax of Rust's regex crate: no look-around, no
+        word boundaries, no back references."""
         return cls("regex", pattern)
 
     @classmethod

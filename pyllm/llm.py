@@ -275,13 +275,14 @@ class LLM:
 
     # -- for callers that wait in their own way ----------------------------------------------------------------
 
-    def job(self, tokens: list[int], params: SamplingParams) -> Job:
-        """A prompt and how to continue it, checked. PyllmError names what is wrong."""
+    def job(self, tokens: list[int], params: SamplingParams, trusted: bool = True) -> Job:
+        """A prompt and how to continue it, checked. PyllmError names what is wrong. Not trusted: a constraint
+        must be one that is compiled within a second."""
         if not tokens:
             raise PyllmError("the prompt is empty: expected at least one token")
         core = params.to_core(self._breaker_tokens)
         core.validate(self.config.vocab)
-        return Job(tokens, params, core, self._constrained(params))
+        return Job(tokens, params, core, self._constrained(params, trusted))
 
     def submit(self, job: Job, box: Mailbox, **options: Any) -> Generation:
         """Starts a job. The engine's thread puts its events into `box`, one list per step, beside those of the
@@ -374,13 +375,13 @@ class LLM:
             for _, generation in running.values():
                 self.cancel(generation)
 
-    def _constrained(self, params: SamplingParams) -> list[Any]:
+    def _constrained(self, params: SamplingParams, trusted: bool) -> list[Any]:
         """States of the answers' constraint for the engine; none where there is none."""
         if params.constraint is None:
             return []
         if self._masks is None:
             raise PyllmError("constraint: this engine cannot honour it")
-        return self._masks.states(params.constraint, params.n)
+        return self._masks.states(params.constraint, params.n, trusted)
 
     def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
         """Tokens whose text holds a breaker, and breakers that take several tokens."""

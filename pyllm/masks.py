@@ -33,15 +33,18 @@ class Masks:
         self._executor: Any = None
         self._compiled: OrderedDict[Constraint, Any] = OrderedDict()  # the one used last at the end
 
-    def states(self, constraint: Constraint, n: int) -> list[Any]:
-        """For `n` streams that begin. PyllmError says what is wrong with the constraint."""
-        from pyllm.grammar import compiled
+    def states(self, constraint: Constraint, n: int, trusted: bool = True) -> list[Any]:
+        """For `n` streams that begin. PyllmError says what is wrong with the constraint. Not trusted: one that
+        takes too long to compile is refused."""
+        from pyllm.grammar import check_cost, compiled
 
         with self._lock:
             if self._vocabulary is None:
                 self._vocabulary = self._build()
             found = self._compiled.get(constraint)
         if found is None:
+            if not trusted:
+                check_cost(constraint)
             found = compiled(constraint, self._vocabulary)
         with self._lock:
             self._compiled[constraint] = found

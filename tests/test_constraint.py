@@ -1,6 +1,6 @@
 """Constrained answers of tiny random models: they always parse, validate and match, whatever the model wants.
 
-PYLLM_TEST_SCHEMAS may name the folder tests/draft2020-12 of the JSON Schema Test Suite: then all of it is asked.
+PYLLM_TEST_SCHEMAS may name the folder tests/draft2020-12 of the JSON Schema Test Suite, for all of it.
 """
 
 from __future__ import annotations

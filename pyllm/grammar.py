@@ -111,13 +111,17 @@ def check_cost(constraint: Constraint) -> None:
     because nothing else can be stopped half-way; what else is wrong with it, compiled() says."""
     command = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
     try:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[bytes] | None = subprocess.run(
             command, input=json.dumps(asdict(constraint)).encode(), capture_output=True, timeout=10
         )
-        cheap = done.returncode == 0
+    except OSError as error:
+        raise PyllmError(f"constraint: no process can be started to try it: {error}") from error
     except subprocess.TimeoutExpired:
-        cheap = False
-    if not cheap:
+        done = None
+    if done and done.returncode > 0:
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise PyllmError(f"constraint: trying it failed: {''.join(last)[:300]}")
+    if not done or done.returncode != 0:  # ended by the system
         raise PyllmError(
             f"constraint: expected one that is compiled in {MAX_SECONDS:g} s; make it smaller: fewer "
             "properties and alternatives, shorter patterns, smaller bounds"

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from pyllm.server.prompts import texts_or_tokens
 from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from pyllm.server.score import prompt_logprobs
 from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
+from pyllm.server.structure import asked_constraint, field_of, refused
 from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
@@ -65,6 +67,8 @@ class Completions:
     async def _jobs(self, model: ServedModel, body: CompletionRequest) -> list[Job]:
         service, llm = self._service, model.llm
         params = completion_params(body, model.defaults, service.options)
+        if constraint := asked_constraint(body):
+            params = replace(params, constraint=constraint)
         prompts = texts_or_tokens(body.prompt, "prompt")
         if not prompts:
             raise bad_request("prompt: expected at least one, got none", "prompt")
@@ -81,11 +85,13 @@ class Completions:
             return llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
         def prepare() -> list[Job]:
-            return [llm.job(encode(prompt), params) for prompt in prompts]
+            return [llm.job(encode(prompt), params, trusted=False) for prompt in prompts]
 
         try:
-            return await service.in_worker(prepare)
+            return await service.in_worker(prepare, compiles=constraint is not None)
         except PyllmError as error:
+            if str(error).startswith("constraint: "):
+                raise refused(error, field_of(body)) from None
             raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
 
     async def _echoes(

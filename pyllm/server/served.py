@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pyllm.parsers import Dialect, Parser, dialect_of
+from pyllm.parsers import Dialect, dialect_of
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM, Config
@@ -58,11 +58,3 @@ class ServedModel:
     def visible_tokens(self) -> tuple[int, ...]:
         """Control tokens that the parser of answers must see."""
         return self.dialect.visible_tokens(self.llm.tokenizer)
-
-    def parses(self, tools: list[dict[str, Any]] | None) -> bool:
-        """Whether there is something to find in answers: reasoning, or calls of `tools`."""
-        return tools is not None or self.dialect.thinking is not None or self.dialect.format == "gpt-oss"
-
-    def parser(self, tools: list[dict[str, Any]] | None, prompt: str) -> Parser | None:
-        """For one answer; none where there is nothing to find."""
-        return self.dialect.parser(tools=tools, prompt=prompt) if self.parses(tools) else None

@@ -49,6 +49,8 @@ class Service:
         self.starting = len(sources) == 1  # until the only model has been loaded for the first time
         # Templates and tokenizers take milliseconds: the loop must not wait for them.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="pyllm-prompt")
+        # Grammars take longer: nor must prompts wait for them.
+        self._compilers = ThreadPoolExecutor(2, thread_name_prefix="pyllm-grammar")
 
     # -- models ------------------------------------------------------------------------------------------------
 
@@ -101,6 +103,7 @@ class Service:
     def close(self) -> None:
         """Ends the engines."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         self.registry.close()
 
     # -- for routes --------------------------------------------------------------------------------------------
@@ -109,9 +112,10 @@ class Service:
         """The request's JSON as `form` and as plain values."""
         return await read_json(request, form, self.options)
 
-    async def in_worker(self, work: Callable[[], _T]) -> _T:
-        """Runs `work` beside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+    async def in_worker(self, work: Callable[[], _T], compiles: bool = False) -> _T:
+        """Runs `work` beside the loop; compiles: it makes a grammar."""
+        pool = self._compilers if compiles else self._workers
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def salt(self, exchange: Exchange, cache_salt: str | None) -> str:
         """Keeps one caller's cached prompts from another's: how fast an answer comes would tell of them."""

@@ -150,5 +150,10 @@ void CpuBackend::gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out
     std::memcpy(out.row(static_cast<int64_t>(i)), x.row(rows[i]), static_cast<size_t>(x.cols) * sizeof(float));
 }
 
+void CpuBackend::upload(Tensor host, Tensor out) {
+  for (int64_t r = 0; r < out.rows; ++r)
+    std::memcpy(out.row(r), host.row(r), static_cast<size_t>(out.cols) * sizeof(float));
+}
+
 }  // namespace cpu
 }  // namespace pyllm

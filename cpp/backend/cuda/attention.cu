@@ -1,7 +1,8 @@
 // The paged KV cache and attention over it (FlashAttention's way: Dao et al., 2022, with the cache's blocks as
-// vLLM has them: Kwon et al., 2023). Up to 16 query vectors that share a KV head - rows of a sequence, and heads of
-// a group - pass over chunks of 256 positions with fixed borders. A chunk is computed from scratch, 64 positions a
-// warp, and chunks are folded in order, in the block or afterwards: the bits do not depend on which.
+// vLLM has them: Kwon et al., 2023). Up to 16 query vectors that share a KV head - rows of a sequence, and
+// heads of a group - pass over chunks of 256 positions with fixed borders. A chunk is computed from scratch, 64
+// positions a warp, and chunks are folded in order, in the block or afterwards: the bits do not depend on
+// which.
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/reduce.cuh"
 #include "core/batch.h"
@@ -48,7 +49,8 @@ __device__ __forceinline__ uint2 widen(uint32_t codes, const float (&scale)[4]) 
 
 // Features 8 t .. 8 t + 7 of a segment of 32 of a key: fragments of two products.
 template <bool kBits8>
-__device__ __forceinline__ uint4 load_key(const KvLayout& kv, const uint8_t* block, int token, int segment, int t) {
+__device__ __forceinline__ uint4 load_key(const KvLayout& kv, const uint8_t* block, int token, int segment,
+                                          int t) {
   const int64_t at = static_cast<int64_t>(token) * kv.padded_dim + segment * 32 + 8 * t;
   if constexpr (!kBits8) return __ldg(reinterpret_cast<const uint4*>(block + 2 * at));
   const uint2 codes = __ldg(reinterpret_cast<const uint2*>(block + at));
@@ -67,10 +69,9 @@ __device__ __forceinline__ uint2 load_value(const KvLayout& kv, const uint8_t* b
   const uint32_t codes = __ldg(reinterpret_cast<const uint32_t*>(block + kv.values + at));
   const uint2 halves =
       __ldg(reinterpret_cast<const uint2*>(block + kv.value_scales + 2 * (d / 32 * kBlockTokens + 4 * t)));
-  const float scale[4] = {half_to_float(static_cast<uint16_t>(halves.x)),
-                          half_to_float(static_cast<uint16_t>(halves.x >> 16)),
-                          half_to_float(static_cast<uint16_t>(halves.y)),
-                          half_to_float(static_cast<uint16_t>(halves.y >> 16))};
+  const float scale[4] = {
+      half_to_float(static_cast<uint16_t>(halves.x)), half_to_float(static_cast<uint16_t>(halves.x >> 16)),
+      half_to_float(static_cast<uint16_t>(halves.y)), half_to_float(static_cast<uint16_t>(halves.y >> 16))};
   return widen(codes, scale);
 }
 
@@ -82,13 +83,13 @@ __device__ __forceinline__ uint2 mask_tokens(uint2 x, int from, int to) {
 }
 
 struct Shared {
-  uint32_t* q;      // [segment of 32][lane][8 words]: the fragments of its two products
-  float* max;       // [warp][query]
-  float* sum;       // [warp][query]
-  float* partial;   // [warp][query][kSegment + 4]
-  float* out;       // [query][head_dim]
-  float* running;   // [2][query]: max and sum
-  float* fold;      // [2][query]
+  uint32_t* q;     // [segment of 32][lane][8 words]: the fragments of its two products
+  float* max;      // [warp][query]
+  float* sum;      // [warp][query]
+  float* partial;  // [warp][query][kSegment + 4]
+  float* out;      // [query][head_dim]
+  float* running;  // [2][query]: max and sum
+  float* fold;     // [2][query]
   static constexpr int kPitch = kSegment + 4;
   static __host__ __device__ int floats(const KvLayout& kv) {
     return kv.padded_dim / 32 * 256 + 2 * kWarps * kTileQueries + kWarps * kTileQueries * kPitch +
@@ -143,7 +144,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
   const int end = folds ? last_position / kChunk + 1 : begin + 1;
   if (begin < first_chunk || begin > last_position / kChunk) return;  // the whole block
 
-  // Queries as halves, where the lanes' fragments lie: lane (g, t) reads features 8 t .. 8 t + 7 of rows g, g + 8.
+  // Queries as halves, where the lanes' fragments lie: lane (g, t) reads features 8 t .. 8 t + 7 of rows g, g
+  // + 8.
   for (int i = thread; i < kv.padded_dim * (kTileQueries / 2); i += kThreads) {
     const int query = i / (kv.padded_dim / 2), d = i % (kv.padded_dim / 2) * 2;
     float x[2] = {0.0f, 0.0f};
@@ -251,7 +253,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
             weight[i] = score == -INFINITY ? 0.0f : exp2_fast(score - top[r]);
           }
           const uint32_t word = pack_halves(weight[0], weight[1]);
-          total[r] += half_to_float(static_cast<uint16_t>(word)) + half_to_float(static_cast<uint16_t>(word >> 16));
+          total[r] +=
+              half_to_float(static_cast<uint16_t>(word)) + half_to_float(static_cast<uint16_t>(word >> 16));
           p[b][2 * n + r] = word;
         }
 #pragma unroll
@@ -292,8 +295,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
 #pragma unroll
         for (int n = 0; n < kSegment / 8; ++n) {
           if (segment + 8 * n >= kv.head_dim) break;
-          const uint2 v = mask_tokens(load_value<kBits8>(kv, blocks[b], segment + 8 * n + g, t), seen_from - base,
-                                      last_position + 1 - base);
+          const uint2 v = mask_tokens(load_value<kBits8>(kv, blocks[b], segment + 8 * n + g, t),
+                                      seen_from - base, last_position + 1 - base);
           mma_half_16(o[n], p[b], v.x, v.y);
         }
       }
@@ -301,7 +304,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
       for (int n = 0; n < kSegment / 8; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          shared.partial[(warp * kTileQueries + g + i / 2 * 8) * Shared::kPitch + 8 * n + 2 * t + i % 2] = o[n][i];
+          shared.partial[(warp * kTileQueries + g + i / 2 * 8) * Shared::kPitch + 8 * n + 2 * t + i % 2] =
+              o[n][i];
       __syncthreads();
       const int width = min(kSegment, kv.head_dim - segment);
       for (int i = thread; i < queries.count * width; i += kThreads) {
@@ -327,7 +331,8 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
       a.out[queries.row(query) * a.out_stride + queries.column(a, query) + d] = shared.out[i] * inverse;
     }
   } else {
-    float* to = a.partial + (static_cast<int64_t>(blockIdx.x) * a.chunks + begin) * kTileQueries * (kv.head_dim + 2);
+    float* to =
+        a.partial + (static_cast<int64_t>(blockIdx.x) * a.chunks + begin) * kTileQueries * (kv.head_dim + 2);
     for (int i = thread; i < queries.count * (kv.head_dim + 2); i += kThreads) {
       const int query = i / (kv.head_dim + 2), d = i % (kv.head_dim + 2);
       to[i] = d < kv.head_dim ? shared.out[query * kv.head_dim + d]
@@ -343,7 +348,8 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const AttendArgs a) {
   if (query >= queries.count) return;
   const int first_chunk = queries.first_seen(a, 0) / kChunk;
   const int end = queries.position(queries.count - 1) / kChunk + 1;
-  const float* from = a.partial + static_cast<int64_t>(blockIdx.x) * a.chunks * kTileQueries * pitch + query * pitch;
+  const float* from =
+      a.partial + static_cast<int64_t>(blockIdx.x) * a.chunks * kTileQueries * pitch + query * pitch;
   for (int d = static_cast<int>(threadIdx.x); d < dim; d += kThreads) {
     float top = -INFINITY, sum = 0.0f, out = 0.0f;
     for (int chunk = first_chunk; chunk < end; ++chunk) {
@@ -362,7 +368,8 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const StoreArgs a) {
   const int64_t index = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) / 32;
   if (index >= static_cast<int64_t>(a.rows) * a.kv_heads * groups * 2) return;  // a whole warp
   const bool is_value = index % 2 == 1;
-  const int group = static_cast<int>(index / 2 % groups), head = static_cast<int>(index / 2 / groups % a.kv_heads);
+  const int group = static_cast<int>(index / 2 % groups),
+            head = static_cast<int>(index / 2 / groups % a.kv_heads);
   const int64_t row = index / 2 / groups / a.kv_heads;
   const int slot = a.slots[row], token = slot % kBlockTokens, d = group * 32 + lane;
   uint8_t* block = a.layer + (static_cast<int64_t>(slot / kBlockTokens) * a.kv_heads + head) * kv.bytes;
@@ -428,8 +435,8 @@ void attend(Stream& stream, const AttendArgs& args) {
   const auto blocks = static_cast<unsigned>(args.tile_count * args.group_tiles * args.kv_heads);
   const size_t shared = sizeof(float) * static_cast<size_t>(Shared::floats(args.kv));
   const unsigned chunks = args.partial != nullptr ? static_cast<unsigned>(args.chunks) : 1;
-  stream.launch(args.kv.bits8 ? &attend_kernel<true> : &attend_kernel<false>, dim3(blocks, chunks), kThreads, shared,
-                args);
+  stream.launch(args.kv.bits8 ? &attend_kernel<true> : &attend_kernel<false>, dim3(blocks, chunks), kThreads,
+                shared, args);
   if (args.partial != nullptr) stream.launch(&merge_kernel, dim3(blocks, kTileQueries), kThreads, 0, args);
 }
 

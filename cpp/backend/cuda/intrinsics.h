@@ -18,16 +18,14 @@ namespace pyllm::cuda {
 // c += A B for 32 features of unsigned A and signed B: a[0], a[1] the features 4 t .. 4 t + 3 of rows g and
 // g + 8, a[2], a[3] those from 16 + 4 t on; b[0], b[1] the same features of column g.
 __device__ __forceinline__ void mma_u8s8_32(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm(
-      "mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // The same for 16 features: a0, a1 and b as a[0], a[1] and b0 above.
 __device__ __forceinline__ void mma_u8s8_16(int (&c)[4], uint32_t a0, uint32_t a1, uint32_t b) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
       : "r"(a0), "r"(a1), "r"(b));
 }
@@ -35,8 +33,7 @@ __device__ __forceinline__ void mma_u8s8_16(int (&c)[4], uint32_t a0, uint32_t a
 // c += A B for 16 features of halves: a[0], a[1] the features 2 t and 2 t + 1 of rows g and g + 8, a[2], a[3]
 // those from 8 + 2 t on; b0, b1 the same features of column g.
 __device__ __forceinline__ void mma_half_16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -57,8 +54,8 @@ __device__ __forceinline__ float half_to_float(uint16_t bits) {
 __device__ __forceinline__ uint4 load_once(const uint4* p) {
   uint4 v;
   asm("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p));
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p));
   return v;
 }
 __device__ __forceinline__ uint2 load_once(const uint2* p) {

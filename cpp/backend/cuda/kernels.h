@@ -1,5 +1,5 @@
-// The kernels as host code calls them: one struct of arguments and one function each. All memory is the device's;
-// tensors are float32 [row, feature], `stride` elements from row to row.
+// The kernels as host code calls them: one struct of arguments and one function each. All memory is the
+// device's; tensors are float32 [row, feature], `stride` elements from row to row.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +9,12 @@
 
 namespace pyllm::cuda {
 
+// Whether this build has code for the current device's generation: cudaSuccess, or the driver's answer.
+cudaError_t kernels_run_here();
+
 // What a packed type is to its kernels; nullptr for types that are not quantized.
 struct PackedKind {
-  int layout;         // products with the same layout, zero and table go into one launch
+  int layout;  // products with the same layout, zero and table go into one launch
   int zero;
   uint32_t table[4];  // 16 values
   bool kept;          // packed at load, or just before use
@@ -31,20 +34,23 @@ struct QuantizeArgs {
   uint2* meta;          // [step][column]: scale, and sums of all 32 (high half) and of the first 16
   float* plain;         // [row][cols]; may be nullptr
   int rows, cols;
-  int steps;            // even, with padding
-  int columns;          // of q and meta, a multiple of 8
-  int rest_column;      // where columns of what quantization leaves over begin; 0: none
-  int op;               // Input::Op
+  int steps;        // even, with padding
+  int columns;      // of q and meta: padded_columns
+  int rest_column;  // where columns of what quantization leaves over begin; 0: none
+  int op;           // Input::Op
   float eps;
   int padding;
 };
 void quantize(Stream& stream, const QuantizeArgs& args);
 
+// Whole blocks of activation columns, of which a kernel takes 8 or 32.
+constexpr int64_t padded_columns(int64_t columns) { return columns <= 8 ? 8 : (columns + 31) / 32 * 32; }
+
 struct MatmulPart {
   const uint8_t* weights;
-  const float* bias;  // may be nullptr
-  int64_t column;     // of out
-  int32_t first_tile; // in the launch's order
+  const float* bias;   // may be nullptr
+  int64_t column;      // of out
+  int32_t first_tile;  // in the launch's order
   int32_t rows;
 };
 struct MatmulArgs {
@@ -136,8 +142,9 @@ struct GatherArgs {
 };
 void gather(Stream& stream, const GatherArgs& args);
 
-// A block of kBlockTokens tokens of one KV head: keys half or int8 [token][padded to 32], values [padded][token],
-// then for 8 bits the scales as halves: keys' [token][segment of 32], values' [segment][token].
+// A block of kBlockTokens tokens of one KV head: keys half or int8 [token][padded to 32], values
+// [padded][token], then for 8 bits the scales as halves: keys' [token][segment of 32], values'
+// [segment][token].
 struct KvLayout {
   int32_t head_dim, padded_dim;
   int32_t bits8;
@@ -164,7 +171,8 @@ struct CopyArgs {
 void copy_block(Stream& stream, const CopyArgs& args);
 
 inline constexpr int kTileQueries = 16;
-inline constexpr int kChunk = 256;  // positions: a chunk's result is computed from scratch, chunks fold in order
+inline constexpr int kChunk =
+    256;  // positions: a chunk's result is computed from scratch, chunks fold in order
 
 // Consecutive rows of one sequence.
 struct AttentionTile {

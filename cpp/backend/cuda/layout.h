@@ -1,6 +1,7 @@
-// Weights as the tensor cores want them: tiles of 16 rows, in each chunks of 2 or 8 steps of 32 columns. A chunk
-// holds first the codes, in planes of 8, 4, 2 or 1 bits; of a plane every lane's part lies together, so that the
-// warp reads it in wide, coalesced loads. With g = lane / 4 and t = lane % 4 a step has four words of four codes:
+// Weights as the tensor cores want them: tiles of 16 rows, in each chunks of 2 or 8 steps of 32 columns. A
+// chunk holds first the codes, in planes of 8, 4, 2 or 1 bits; of a plane every lane's part lies together, so
+// that the warp reads it in wide, coalesced loads. With g = lane / 4 and t = lane % 4 a step has four words of
+// four codes:
 //   W0, W1: columns 4 t .. 4 t + 3 of rows g and g + 8;  W2, W3: the same from column 16 + 4 t on.
 //   8 bits: the words.            4 bits: low and high nibbles of a word are W0 and W1, of the next W2 and W3
 //                                 (with a table: the low four nibbles and the high four).
@@ -15,7 +16,7 @@
 
 namespace pyllm::cuda {
 
-inline constexpr int kStep = 32;      // columns of one product: the activations' block
+inline constexpr int kStep = 32;  // columns of one product: the activations' block
 inline constexpr int kTileRows = 16;
 inline constexpr int kRowPadding = 32;  // the widest kernel takes two tiles
 inline constexpr int kSlices = 8;       // runs of chunks whose sums are added at the end, in order

@@ -129,7 +129,8 @@ struct Chunk {
   __device__ __forceinline__ static void lookup(uint32_t nibbles, const uint32_t (&table)[4], uint32_t& first,
                                                 uint32_t& second) {
     const uint32_t index = nibbles & 0x77777777u;
-    const uint32_t upper = (nibbles >> 1 & 0x44444444u) | 0x32103210u;  // the upper eight values where bit 3 is set
+    const uint32_t upper =
+        (nibbles >> 1 & 0x44444444u) | 0x32103210u;  // the upper eight values where bit 3 is set
     first = __byte_perm(__byte_perm(table[0], table[1], index), __byte_perm(table[2], table[3], index), upper);
     second = __byte_perm(__byte_perm(table[0], table[1], index >> 16),
                          __byte_perm(table[2], table[3], index >> 16), upper >> 16);
@@ -153,7 +154,9 @@ __device__ __forceinline__ ColumnMeta column_meta(uint32_t scale, uint32_t sums)
 
 // kTiles: tiles of rows; kColumnTiles: tiles of 8 activation columns.
 template <typename L, int kTiles, int kColumnTiles>
-__global__ void __launch_bounds__(kMatmulThreads, kTiles > 1 ? 1 : L::kSteps == 8 ? 2 : 3) matmul_kernel(const MatmulArgs a) {
+__global__ void __launch_bounds__(kMatmulThreads, kTiles > 1       ? 1
+                                                  : L::kSteps == 8 ? 2
+                                                                   : 3) matmul_kernel(const MatmulArgs a) {
   // As a float, kMagic + n is 1.5 * 2^23 + n for |n| < 2^22: the integer's conversion is a subtraction.
   constexpr int kMagic = 0x4b400000;
   constexpr float kMagicFloat = 12582912.0f;
@@ -180,7 +183,8 @@ __global__ void __launch_bounds__(kMatmulThreads, kTiles > 1 ? 1 : L::kSteps == 
   const int begin = min(warp * each, a.chunks), end = min(begin + each, a.chunks);
   const int64_t tile_bytes = static_cast<int64_t>(a.chunks) * L::kChunkBytes;
   const uint8_t* weights = part.weights + tile * tile_bytes + static_cast<int64_t>(begin) * L::kChunkBytes;
-  constexpr bool kAhead = kTiles == 1 && L::kSteps == 2;  // the next chunk's loads fly during this one's products
+  constexpr bool kAhead =
+      kTiles == 1 && L::kSteps == 2;  // the next chunk's loads fly during this one's products
   Chunk<L> chunk[kTiles];
   if (kAhead && begin < end) chunk[0].load(weights, lane);
   for (int c = begin; c < end; ++c, weights += L::kChunkBytes) {
@@ -297,8 +301,8 @@ void launch_matmul(Stream& stream, const MatmulArgs& args) {
   const int tiles = last.first_tile / kTiles + (last.rows + kTileRows * kTiles - 1) / (kTileRows * kTiles);
   const int column_blocks = (args.columns + 8 * kColumnTiles - 1) / (8 * kColumnTiles);
   constexpr size_t kShared = sizeof(float) * kSlices * 8 * kColumnTiles * (kTiles * kTileRows + 4);
-  stream.launch(&matmul_kernel<L, kTiles, kColumnTiles>, static_cast<unsigned>(tiles * column_blocks), kMatmulThreads,
-                kShared, args);
+  stream.launch(&matmul_kernel<L, kTiles, kColumnTiles>, static_cast<unsigned>(tiles * column_blocks),
+                kMatmulThreads, kShared, args);
 }
 
 template <typename L>

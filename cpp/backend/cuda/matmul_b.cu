@@ -6,9 +6,9 @@ namespace pyllm::cuda {
 
 bool matmul_b(Stream& stream, int layout, const MatmulArgs& args) {
   switch (layout) {
-#define PYLLM_X(number, type)                                \
-  case number:                                               \
-    matmul_with<LayoutOf<quant::type>>(stream, args);        \
+#define PYLLM_X(number, type)                         \
+  case number:                                        \
+    matmul_with<LayoutOf<quant::type>>(stream, args); \
     return true;
     PYLLM_CUDA_LAYOUTS_B(PYLLM_X)
 #undef PYLLM_X

@@ -1,5 +1,6 @@
-// Products with float weights: a warp takes a row and up to four activation columns; lanes take runs of 8 columns
-// of the weights in turn, and their sums are added pairwise. The order depends on the weights' shape alone.
+// Products with float weights: a warp takes a row and up to four activation columns; lanes take runs of 8
+// columns of the weights in turn, and their sums are added pairwise. The order depends on the weights' shape
+// alone.
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/reduce.cuh"
 #include "core/half.h"
@@ -48,7 +49,8 @@ __global__ void __launch_bounds__(kThreads) kernel(const FloatMatmulArgs a) {
   const int row = static_cast<int>(blockIdx.x) % row_blocks * kWarps + static_cast<int>(threadIdx.x) / 32;
   const int first = static_cast<int>(blockIdx.x) / row_blocks * kColumns;
   if (row >= a.rows) return;  // a whole warp
-  const auto* weights = static_cast<const typename As::Element*>(a.weights) + static_cast<int64_t>(row) * a.cols;
+  const auto* weights =
+      static_cast<const typename As::Element*>(a.weights) + static_cast<int64_t>(row) * a.cols;
   const int columns = min(kColumns, a.columns - first);
   float acc[kColumns] = {};
   const bool wide = a.cols % kRun == 0;
@@ -92,7 +94,9 @@ __global__ void __launch_bounds__(kThreads) kernel(const FloatMatmulArgs a) {
 void matmul_float(Stream& stream, const FloatMatmulArgs& args) {
   const int64_t blocks =
       static_cast<int64_t>((args.rows + kWarps - 1) / kWarps) * ((args.columns + kColumns - 1) / kColumns);
-  const auto go = [&](void (*k)(FloatMatmulArgs)) { stream.launch(k, static_cast<unsigned>(blocks), kThreads, 0, args); };
+  const auto go = [&](void (*k)(FloatMatmulArgs)) {
+    stream.launch(k, static_cast<unsigned>(blocks), kThreads, 0, args);
+  };
   if (args.type == Type::F32) go(&kernel<AsFloat>);
   if (args.type == Type::F16) go(&kernel<AsHalf>);
   if (args.type == Type::BF16) go(&kernel<AsBfloat>);

@@ -1,4 +1,5 @@
-// From the file's blocks: packed weights, and embedding rows. Everything that depends on a type's block is here.
+// From the file's blocks: packed weights, and embedding rows. Everything that depends on a type's block is
+// here.
 #include <algorithm>
 
 #include "backend/cuda/intrinsics.h"
@@ -64,7 +65,8 @@ __device__ void pack_scales(const typename Q::Block& block, int first_group, int
     super[0] = s.d.bits;
     if constexpr (L::kMin) super[1] = s.dmin.bits;
   } else {
-    constexpr int parts = L::kMin ? 2 : 1, here = L::kGroups < Q::block / Q::group ? L::kGroups : Q::block / Q::group;
+    constexpr int parts = L::kMin ? 2 : 1,
+                  here = L::kGroups < Q::block / Q::group ? L::kGroups : Q::block / Q::group;
     for (int g = 0; g < here; ++g) {
       const quant::ScaleMin s = Q::scale_min(block, (first_group + g) % (Q::block / Q::group));
       for (int part = 0; part < parts; ++part) {
@@ -131,8 +133,13 @@ void pack(Stream& stream, const void* blocks, int64_t rows, int64_t cols, uint8_
 template <typename Q>
 const PackedKind* kind() {
   static const PackedKind kind = [] {
-    PackedKind k{layout_number<Q>(), Q::zero, {}, kept_packed<Q>(), LayoutOf<Q>::kColumns,
-                 [](int64_t rows, int64_t cols) { return packed_shape<LayoutOf<Q>>(rows, cols).bytes; }, pack<Q>};
+    PackedKind k{layout_number<Q>(),
+                 Q::zero,
+                 {},
+                 kept_packed<Q>(),
+                 LayoutOf<Q>::kColumns,
+                 [](int64_t rows, int64_t cols) { return packed_shape<LayoutOf<Q>>(rows, cols).bytes; },
+                 pack<Q>};
     if constexpr (quant::has_table<Q>)
       for (int i = 0; i < 16; ++i) k.table[i / 4] |= static_cast<uint32_t>(Q::table[i]) << 8 * (i % 4);
     return k;
@@ -156,7 +163,8 @@ struct Table {
 struct AsQuant {
   template <typename Q>
   static __device__ void run(const EmbedArgs& a, int64_t row, int column, float* out) {
-    const auto& block = static_cast<const typename Q::Block*>(a.table)[row * (a.cols / Q::block) + column / Q::block];
+    const auto& block =
+        static_cast<const typename Q::Block*>(a.table)[row * (a.cols / Q::block) + column / Q::block];
     for (int part = 0; part < kStep / Q::group; ++part) {
       const int g = column % Q::block / Q::group + part;
       const quant::ScaleMin s = quant::scale_min<Q>(block, g);
@@ -206,7 +214,8 @@ __global__ void __launch_bounds__(kEmbedThreads) embed_float_kernel(const EmbedA
   for_parts(a, [&](int64_t row, int column, int columns) {
     const Number* from = static_cast<const Number*>(a.table) + row * a.cols + column;
     float* out = a.out + blockIdx.y * a.stride + column;
-    for (int i = 0; i < columns; ++i) out[i] = a.scale == 1.0f ? as_float(from[i]) : as_float(from[i]) * a.scale;
+    for (int i = 0; i < columns; ++i)
+      out[i] = a.scale == 1.0f ? as_float(from[i]) : as_float(from[i]) * a.scale;
   });
 }
 

@@ -27,11 +27,12 @@ __device__ float quantize_step(const QuantizeArgs& a, float x, int lane, int s, 
   const int code = rounded >= -127.0f && rounded <= 127.0f ? static_cast<int>(rounded) : 0;
   const int half_sum = warp_sum(code, 16);
   const int sum = half_sum + __shfl_xor_sync(0xffffffffu, half_sum, 16);
-  const int64_t word = ((static_cast<int64_t>(s / 2) * a.columns + column) * 4 + lane % 16 / 4) * 4 + s % 2 * 2 + lane / 16;
+  const int64_t word =
+      ((static_cast<int64_t>(s / 2) * a.columns + column) * 4 + lane % 16 / 4) * 4 + s % 2 * 2 + lane / 16;
   reinterpret_cast<int8_t*>(a.q + word)[lane % 4] = static_cast<int8_t>(code);
   if (lane == 0)
-    a.meta[static_cast<int64_t>(s) * a.columns + column] = make_uint2(
-        float_to_bits(scale), static_cast<uint32_t>(sum) << 16 | static_cast<uint16_t>(half_sum));
+    a.meta[static_cast<int64_t>(s) * a.columns + column] =
+        make_uint2(float_to_bits(scale), static_cast<uint32_t>(sum) << 16 | static_cast<uint16_t>(half_sum));
   return x - scale * static_cast<float>(code);
 }
 
@@ -43,7 +44,8 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs a
     float factor = 1.0f;
     if (a.op == static_cast<int>(Input::Op::RmsNorm)) {
       float squares = 0.0f;
-      for (int i = static_cast<int>(threadIdx.x); i < a.cols; i += kThreads) squares = fmaf(x[i], x[i], squares);
+      for (int i = static_cast<int>(threadIdx.x); i < a.cols; i += kThreads)
+        squares = fmaf(x[i], x[i], squares);
       const float sum = block_sum(squares, shared_memory<float>());
       factor = 1.0f / sqrtf(sum / static_cast<float>(a.cols) + a.eps);
     }
@@ -156,9 +158,15 @@ unsigned blocks_for(int64_t elements) {
 
 }  // namespace
 
+cudaError_t kernels_run_here() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, &quantize_kernel);
+}
+
 void quantize(Stream& stream, const QuantizeArgs& args) {
   const int blocks = (args.steps + kStepsPerBlock - 1) / kStepsPerBlock;
-  stream.launch(&quantize_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min(args.rows, kGridRows))),
+  stream.launch(&quantize_kernel,
+                dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(std::min(args.rows, kGridRows))),
                 kThreads, sizeof(float) * kWarps, args);
 }
 

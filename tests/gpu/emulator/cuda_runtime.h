@@ -1,9 +1,10 @@
-// A small SIMT emulator: the CUDA kernels of cpp/backend/cuda, compiled for the host. The threads of a block are
-// fibers; a warp runs as far as it can before the next one, so that a missing barrier shows; `order` turns the
-// warps and lanes around. Device memory is the heap (so AddressSanitizer watches it), filled with NaNs.
+// A small SIMT emulator: the CUDA kernels of cpp/backend/cuda, compiled for the host. The threads of a block
+// are fibers; a warp runs as far as it can before the next one, so that a missing barrier shows; `order` turns
+// the warps and lanes around. Device memory is the heap (so AddressSanitizer watches it), filled with NaNs.
 // Stands in for <cuda_runtime.h>: only what the backend uses is here.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -39,6 +40,8 @@ struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
+using std::max;
+using std::min;
 inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
@@ -102,7 +105,7 @@ inline float __int_as_float(int x) {
 // The runtime's calls, on the heap.
 using cudaError_t = int;
 using cudaStream_t = struct EmulatedStream*;
-enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorNoDevice = 100 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum { cudaStreamNonBlocking = 1 };
 struct cudaDeviceProp {
@@ -110,6 +113,11 @@ struct cudaDeviceProp {
   int major, minor, multiProcessorCount, l2CacheSize;
   size_t totalGlobalMem, sharedMemPerBlockOptin;
 };
+struct cudaFuncAttributes {};
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, Kernel) {
+  return cudaSuccess;
+}
 cudaError_t cudaMalloc(void** p, size_t bytes);
 cudaError_t cudaFree(void* p);
 cudaError_t cudaMallocHost(void** p, size_t bytes);

@@ -1,5 +1,5 @@
-// Host twins of cpp/backend/cuda/intrinsics.h: a warp's lanes bring their parts together and each computes its own
-// results, straight from the layout that the PTX manual gives.
+// Host twins of cpp/backend/cuda/intrinsics.h: a warp's lanes bring their parts together and each computes its
+// own results, straight from the layout that the PTX manual gives.
 #pragma once
 
 #include <cmath>
@@ -25,7 +25,8 @@ inline uint16_t half_bits(const uint32_t* words, int i) {
 
 }  // namespace emulated
 
-// c[row g and g + 8][columns 2 t and 2 t + 1] += the sum over features, which lie with lanes (row, t'), (column, t').
+// c[row g and g + 8][columns 2 t and 2 t + 1] += the sum over features, which lie with lanes (row, t'),
+// (column, t').
 template <typename Element, typename Sum>
 void emulated_mma(Sum (&c)[4], const emulated::Fragments& mine, const char* what, Element element) {
   const emulator::Exchange& all = emulator::exchange(&mine, what);

@@ -211,7 +211,8 @@ const Exchange& exchange(const void* mine, const char* what) {
   Exchange& slot = warp.slots[me.exchanges % 2];
   slot.of[me.lane] = mine;
   ++me.exchanges;
-  if (warp.arrived > 0 && std::strcmp(warp.what, what) != 0) die("the lanes of a warp came to different exchanges");
+  if (warp.arrived > 0 && std::strcmp(warp.what, what) != 0)
+    die("the lanes of a warp came to different exchanges");
   warp.what = what;
   if (++warp.arrived == 32) {
     warp.arrived = 0;
@@ -280,4 +281,6 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
-const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "emulated error"; }
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaSuccess ? "no error" : "emulated error";
+}

@@ -47,7 +47,8 @@ int kv_pool_blocks(const KvDemand& d) {
     }
     const int64_t free = room.device_owned ? room.available : free_beside_weights(room);
     const int64_t fit = free / room.block_bytes, quarter = free / 4 / room.block_bytes;
-    blocks = std::min(blocks, room.device_owned ? fit : std::max(quarter, std::min(one, 3 * quarter)));
+    blocks = std::min(blocks, room.device_owned ? std::max(fit / 2, std::min(one, fit))
+                                                : std::max(quarter, std::min(one, 3 * quarter)));
     if (blocks < 1)
       fail("the KV pool needs at least ", room.block_bytes, " bytes (", kBlockTokens, " tokens; ",
            one * room.block_bytes, " for the context of ", d.context, " tokens) and ",

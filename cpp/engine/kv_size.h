@@ -21,10 +21,10 @@ struct KvDemand {
   int64_t kv_bytes = 0;       // in all rooms, asked for by the user; 0: decide
 };
 
-// Undecided by the user: enough for every sequence's whole context, as far as a device's own memory goes; but
-// no more than a quarter of the host's available memory, unless one context needs more: that may take three
-// quarters. So the pool can be smaller than a context; then it limits how long a sequence gets. Throws Error
-// when the memory does not hold what is asked for, or not a single block.
+// Undecided by the user: enough for every sequence's whole context, but no more than a quarter of the available
+// memory, unless one context needs more: that may take three quarters. Of a device's own memory it is half, or
+// all. So the pool can be smaller than a context; then it limits how long a sequence gets. Throws Error when
+// the memory does not hold what is asked for, or not a single block.
 int kv_pool_blocks(const KvDemand& demand);
 
 }  // namespace pyllm

@@ -231,6 +231,7 @@ void bind_engine(py::module_& m) {
           "context", [](const LoadedEngine& self) { return self.engine->context(); },
           "Tokens of a sequence at most.")
       .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); });
+  m.def("layer_count", &layer_count, py::arg("file"), "Layers of a model that can be loaded, by its header.");
   m.def("known_architectures", &known_architectures, "Names of `general.architecture` that can be loaded.");
   m.def("available_memory", &available_memory, py::arg("root") = "", Guard(),
         "Bytes that can be allocated, control groups considered; 0 when the system does not tell.");

@@ -90,6 +90,7 @@ inline bool same_bits(const float* a, const float* b, int64_t n) {
 class Report {
  public:
   bool quick = false;  // a selection that takes seconds in the emulator
+  bool smoke = false;  // of that a selection, for tools that slow a GPU down a hundredfold
 
   std::unique_ptr<Backend> cpu(const BackendOptions& options = {}) const {
     BackendOptions scalar = options;

@@ -1,6 +1,6 @@
 // Every operation, every type of weights and whole tiny models: CUDA beside the CPU's scalar twin, on fresh
 // random inputs with poisoned outputs. On a GPU, or - compiled for it - in the emulator.
-//   compare_backends [--quick] [--only products|rows|attention|models] [--device N] [model.gguf or a folder of
+//   compare_backends [--quick | --smoke] [--only products|rows|attention|models] [--device N] [model.gguf or a folder of
 //   them]
 #include <chrono>
 #include <cstdlib>
@@ -17,8 +17,8 @@ int main(int argc, char** argv) {
   std::string only, models;
   for (int i = 1; i < argc; ++i) {
     const std::string arg = argv[i];
-    if (arg == "--quick")
-      report.quick = true;
+    if (arg == "--quick" || arg == "--smoke")
+      report.quick = true, report.smoke |= arg == "--smoke";
     else if (arg == "--only" && i + 1 < argc)
       only = argv[++i];
     else if (arg == "--device" && i + 1 < argc)

@@ -4,7 +4,7 @@
 // positions a warp, and chunks are folded in order, in the block or afterwards: the bits do not depend on
 // which.
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/reduce.cuh"
+#include "backend/cuda/reduce.h"
 #include "core/batch.h"
 
 namespace pyllm::cuda {

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #ifdef PYLLM_EMULATED
-#include "emulated_intrinsics.h"
+#include <emulated_intrinsics.h>
 #else
 
 namespace pyllm::cuda {

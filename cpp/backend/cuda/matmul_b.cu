@@ -1,6 +1,6 @@
 // Quantized products: the kernels of one half of the layouts.
 #include "backend/cuda/layouts.h"
-#include "backend/cuda/matmul.cuh"
+#include "backend/cuda/matmul_kernel.h"
 
 namespace pyllm::cuda {
 

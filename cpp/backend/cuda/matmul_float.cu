@@ -2,7 +2,7 @@
 // columns of the weights in turn, and their sums are added pairwise. The order depends on the weights' shape
 // alone.
 #include "backend/cuda/kernels.h"
-#include "backend/cuda/reduce.cuh"
+#include "backend/cuda/reduce.h"
 #include "core/half.h"
 
 namespace pyllm::cuda {

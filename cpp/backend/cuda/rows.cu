@@ -3,7 +3,7 @@
 
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/layout.h"
-#include "backend/cuda/reduce.cuh"
+#include "backend/cuda/reduce.h"
 
 namespace pyllm::cuda {
 

@@ -1,11 +1,12 @@
-// The speed table, as JSON: steps of Llama 8B's shape (Q4_K_M, random weights) on a GPU, beside the bandwidth of a
-// copy in the same run. A step is a whole forward with its logits on the host; choosing tokens is not part of it.
+// The speed table, as JSON: steps of Llama 8B's shape (Q4_K_M, random weights) on a GPU, beside the bandwidth
+// of a copy in the same run. A step is a whole forward with its logits on the host; choosing tokens is not part
+// of it.
 //   bench [--device N] [--layers N] [--folder FOR_THE_MODEL] [--seconds PER_ROW]
-// What to expect of an H100 before it was measured (its memory: 3.0 TB/s counting a copy's reads and writes): the
-// weights' 4.6 GB take 1.55 ms; products of 1-8 columns come close to that (about 40 instructions a warp for 288
-// bytes leave the issue slots half idle), but some 420 launches a token, one by one, keep the host busy for 1.5 to 2
-// ms: 300-400 tokens/s until a CUDA graph takes them over. 32 streams: products of two tiles are bound by
-// instructions, 4-5 ms, attention 2 ms. Prompts: instructions again, 100-190 TOPS of 8-bit products.
+// What to expect of an H100 before it was measured (its memory: 3.0 TB/s counting a copy's reads and writes):
+// the weights' 4.6 GB take 1.55 ms; products of 1-8 columns come close to that (about 40 instructions a warp
+// for 288 bytes leave the issue slots half idle), but some 420 launches a token, one by one, keep the host busy
+// for 1.5 to 2 ms: 300-400 tokens/s until a CUDA graph takes them over. 32 streams: products of two tiles are
+// bound by instructions, 4-5 ms, attention 2 ms. Prompts: instructions again, 100-190 TOPS of 8-bit products.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -26,7 +27,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 // Bytes read and written per second.
 double copy_bandwidth() {
@@ -39,7 +42,8 @@ double copy_bandwidth() {
     cuda::check(cudaStreamSynchronize(stream), "a copy");
     const auto start = Clock::now();
     for (int k = 0; k < 8; ++k)
-      cuda::check(cudaMemcpyAsync(to.as<char>(), from.as<char>(), kBytes, cudaMemcpyDeviceToDevice, stream), "a copy");
+      cuda::check(cudaMemcpyAsync(to.as<char>(), from.as<char>(), kBytes, cudaMemcpyDeviceToDevice, stream),
+                  "a copy");
     cuda::check(cudaStreamSynchronize(stream), "a copy");
     best = std::max(best, 8.0 * 2.0 * static_cast<double>(kBytes) / seconds_since(start));
   }
@@ -97,10 +101,11 @@ void measure(Model& model, const Work& work, int blocks, double seconds, bool la
   }
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  std::printf("    {\"work\": \"%s\", \"steps\": %zu, \"step_ms\": {\"median\": %.3f, \"min\": %.3f, \"max\": %.3f}, "
-              "\"tokens_per_second\": %.1f}%s\n",
-              work.name, times.size(), 1e3 * median, 1e3 * times.front(), 1e3 * times.back(),
-              work.streams * work.rows / median, last ? "" : ",");
+  std::printf(
+      "    {\"work\": \"%s\", \"steps\": %zu, \"step_ms\": {\"median\": %.3f, \"min\": %.3f, \"max\": %.3f}, "
+      "\"tokens_per_second\": %.1f}%s\n",
+      work.name, times.size(), 1e3 * median, 1e3 * times.front(), 1e3 * times.back(),
+      work.streams * work.rows / median, last ? "" : ",");
   std::fflush(stdout);
 }
 
@@ -125,18 +130,22 @@ int run(int device, LlamaShape shape, const std::string& folder, double seconds)
   std::vector<std::unique_ptr<Backend>> backends;
   backends.emplace_back(pyllm_cuda_backend(device, &options, error, sizeof error));
   if (!backends[0]) fail(error);
-  const auto model = load_model(
-      file, std::make_shared<Placement>(std::move(backends), std::vector<int>(static_cast<size_t>(shape.layers), 0), 0, 0));
+  const auto model =
+      load_model(file, std::make_shared<Placement>(
+                           std::move(backends), std::vector<int>(static_cast<size_t>(shape.layers), 0), 0, 0));
   const double loading = seconds_since(start);
-  const int blocks = 256 * ((384 + kMostSteps + 1) / kBlockTokens + 1);  // the most that a row of the table needs
+  const int blocks =
+      256 * ((384 + kMostSteps + 1) / kBlockTokens + 1);  // the most that a row of the table needs
   model->allocate_kv(blocks);
 
   const cuda::DeviceInfo& info = devices[static_cast<size_t>(device)];
-  std::printf("{\n  \"device\": \"%s\", \"compute_capability\": \"%d.%d\", \"driver\": %d, \"toolkit\": %d,\n", info.name,
-              info.major, info.minor, info.driver, info.toolkit);
-  std::printf("  \"copy_gbps\": %.1f, \"weights_bytes\": %lld, \"layers\": %d, \"write_s\": %.1f, \"load_s\": %.1f,\n",
-              copy / 1e9, static_cast<long long>(bytes), shape.layers, writing, loading);
-  std::printf("  \"decode_limit_tokens_per_second\": %.1f,\n  \"results\": [\n", copy / static_cast<double>(bytes));
+  std::printf("{\n  \"device\": \"%s\", \"compute_capability\": \"%d.%d\", \"driver\": %d, \"toolkit\": %d,\n",
+              info.name, info.major, info.minor, info.driver, info.toolkit);
+  std::printf(
+      "  \"copy_gbps\": %.1f, \"weights_bytes\": %lld, \"layers\": %d, \"write_s\": %.1f, \"load_s\": %.1f,\n",
+      copy / 1e9, static_cast<long long>(bytes), shape.layers, writing, loading);
+  std::printf("  \"decode_limit_tokens_per_second\": %.1f,\n  \"results\": [\n",
+              copy / static_cast<double>(bytes));
   for (const Work& work : kWork) measure(*model, work, blocks, seconds, &work == std::end(kWork) - 1);
   std::printf("  ]\n}\n");
   std::filesystem::remove(path);

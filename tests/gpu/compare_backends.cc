@@ -1,7 +1,7 @@
 // Every operation, every type of weights and whole tiny models: CUDA beside the CPU's scalar twin, on fresh
 // random inputs with poisoned outputs. On a GPU, or - compiled for it - in the emulator.
-//   compare_backends [--quick | --smoke] [--only products|rows|attention|models] [--device N] [model.gguf or a folder of
-//   them]
+//   compare_backends [--quick | --smoke] [--only products|rows|attention|models] [--device N] [model.gguf or a
+//   folder of them]
 #include <chrono>
 #include <cstdlib>
 

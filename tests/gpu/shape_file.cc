@@ -59,7 +59,8 @@ std::vector<TensorLine> tensors_of(const LlamaShape& s) {
                                  {"output.weight", Type::Q6_K, s.vocab, s.dim}};
   for (int i = 0; i < s.layers; ++i) {
     const std::string block = "blk." + std::to_string(i) + ".";
-    const Type more = i < s.layers / 8 || i >= 7 * s.layers / 8 || (i - s.layers / 8) % 3 == 2 ? Type::Q6_K : Type::Q4_K;
+    const Type more =
+        i < s.layers / 8 || i >= 7 * s.layers / 8 || (i - s.layers / 8) % 3 == 2 ? Type::Q6_K : Type::Q4_K;
     all.insert(all.end(), {{block + "attn_norm.weight", Type::F32, 1, s.dim},
                            {block + "ffn_norm.weight", Type::F32, 1, s.dim},
                            {block + "attn_q.weight", Type::Q4_K, s.dim, s.dim},
@@ -115,10 +116,13 @@ int64_t write_llama(const LlamaShape& shape, const std::string& path) {
     const auto* from = t.type == Type::F32    ? reinterpret_cast<const char*>(ones.data())
                        : t.type == Type::Q4_K ? reinterpret_cast<const char*>(of_4.data())
                                               : reinterpret_cast<const char*>(of_6.data());
-    const int64_t most = t.type == Type::F32 ? t.bytes() : static_cast<int64_t>(t.type == Type::Q4_K ? of_4.size() : of_6.size());
+    const int64_t most = t.type == Type::F32
+                             ? t.bytes()
+                             : static_cast<int64_t>(t.type == Type::Q4_K ? of_4.size() : of_6.size());
     for (int64_t left = t.bytes(); left > 0; left -= most) out.write(from, std::min(left, most));
     const char zeros[kAlign] = {};
-    out.write(zeros, static_cast<std::streamsize>((kAlign - static_cast<uint64_t>(t.bytes()) % kAlign) % kAlign));
+    out.write(zeros,
+              static_cast<std::streamsize>((kAlign - static_cast<uint64_t>(t.bytes()) % kAlign) % kAlign));
     if (t.name != "token_embd.weight") read += t.bytes();
   }
   out.close();

@@ -78,7 +78,13 @@ endif()
 # No contraction: where a fused multiply-add is wanted it is written, so that every kernel gives the same bits.
 set(flags -std=c++20 -O3 -fmad=false ${code} -ccbin ${CMAKE_CXX_COMPILER} -Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off)
 
-file(WRITE ${PROJECT_BINARY_DIR}/cuda/try.cu "__global__ void kernel() {}\nint main() { kernel<<<1, 1>>>(); }\n")
+# A product that GPUs before Ampere do not have.
+file(WRITE ${PROJECT_BINARY_DIR}/cuda/try.cu [[
+__global__ void kernel(int* c) {
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%0,%1,%2,%3}, {%0,%1}, {%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3]));
+}
+]])
 execute_process(COMMAND ${nvcc} ${flags} -c ${PROJECT_BINARY_DIR}/cuda/try.cu -o ${PROJECT_BINARY_DIR}/cuda/try.o
                 RESULT_VARIABLE failed OUTPUT_VARIABLE said ERROR_VARIABLE said)
 if(failed)

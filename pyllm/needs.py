@@ -73,9 +73,7 @@ class Needs:
             layers=tuple(layers),
             embedding=embedding,
             head=head,
-            kv_block=tuple(
-                _core.kv_block_bytes(kv_type, heads, shape.head_dim) for heads in shape.kv_heads[:count]
-            ),
+            kv_block=tuple(_core.kv_block_bytes(kv_type, heads, shape.head_dim) for heads in shape.kv_heads),
             row_floats=shape.row_floats(),
         )
 
@@ -84,7 +82,7 @@ class Needs:
 
     def scratch_bytes(self, max_batch_tokens: int, max_sequences: int) -> int:
         """What the largest step computes beside weights, keys and values; a rough upper bound."""
-        logits = max(1, min(max_sequences, LOGITS_BYTES // (4 * self.vocab)))
+        logits = max(1, min(max_sequences, LOGITS_BYTES // (4 * max(1, self.vocab))))
         return 4 * (max_batch_tokens * self.row_floats + logits * self.vocab)
 
 
@@ -107,12 +105,18 @@ class _Shape:
         self._file = file
         self._architecture = file.get("general.architecture")
         heads = self.largest("attention.head_count")
-        self.kv_heads = self._each_layer("attention.head_count_kv", layers) or (heads,) * layers
-        keys = self._each_layer("attention.key_length", 1)
-        self.head_dim = keys[0] if keys else max(1, self.largest("embedding_length") // heads)
+        kv_heads = self._numbers("attention.head_count_kv") or (heads,)
+        if len(kv_heads) not in (1, layers):
+            raise PyllmError(
+                f"{self._architecture}.attention.head_count_kv: expected a number, or one for each of {layers} "
+                f"layers, the file has {len(kv_heads)}"
+            )
+        self.kv_heads = kv_heads * (layers if len(kv_heads) == 1 else 1)
+        keys = self._numbers("attention.key_length")
+        self.head_dim = max(keys) if keys else max(1, self.largest("embedding_length") // heads)
 
     def largest(self, key: str) -> int:
-        found = self._each_layer(key, 1)
+        found = self._numbers(key)
         if not found:
             raise PyllmError(f"{self._architecture}.{key}: expected a number, the file has none")
         return max(found)
@@ -124,16 +128,18 @@ class _Shape:
         heads, kv = self.largest("attention.head_count") * self.head_dim, max(self.kv_heads) * self.head_dim
         return 4 * dim + 3 * heads + 2 * kv + 4 * ffn + 4 * self.head_dim
 
-    def _each_layer(self, key: str, layers: int) -> tuple[int, ...]:
-        """A number, for every layer the same or its own; nothing where the file has none."""
+    def _numbers(self, key: str) -> tuple[int, ...]:
+        """One for all layers, or for each its own; nothing where the file has none."""
         name = f"{self._architecture}.{key}"
         value: Any = self._file.get(name)
         if value is None:
             return ()
         if isinstance(value, int):
-            numbers = (value,) * layers
+            numbers: tuple[float, ...] = (value,)
+        elif isinstance(value, (float, str)):
+            raise PyllmError(f"{name}: expected a whole number, the file has {value!r}")
         else:
-            numbers = tuple(int(number) for number in self._file.numbers(name) or ())
-        if not numbers or min(numbers) < 1 or max(numbers) > 1 << 31:
+            numbers = tuple(self._file.numbers(name) or ())
+        if not numbers or not all(1 <= number < 1 << 31 for number in numbers):
             raise PyllmError(f"{name}: expected numbers of at least 1, the file has {value}")
-        return numbers
+        return tuple(int(number) for number in numbers)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pyllm import _core
 
 CPU = -1
+GPU_KV_TYPES = ("f16", "q8_0")
 USUAL_CONTEXT = 4096  # tokens that a GPU's layers keep room for, unless the user names a context
 MARGIN = 32  # a GPU's total memory over this stays free: fragments, and what its driver takes later
 
@@ -114,6 +115,13 @@ def plan_model(file: _core.GgufFile, device: str, demand: Demand) -> Plan:
         choose_device("cuda")  # says why there is none
     if layers == 0:
         chosen = None
+    if chosen and demand.kv_type not in GPU_KV_TYPES:
+        if layers or device != "auto":
+            raise PyllmError(
+                f"kv_type: a GPU keeps {' or '.join(GPU_KV_TYPES)}, got {demand.kv_type}; "
+                "the CPU has it: --device cpu"
+            )
+        chosen = None
     needs = Needs.of(file, demand.kv_type, pack=demand.pack, device=chosen is not None)
     must = chosen is not None and device != "auto"
     return make_plan(needs, _core.available_memory(), chosen, demand, must_use_device=must)
@@ -135,7 +143,7 @@ def make_plan(
         )
     context = demand.context or made_for
     scratch = needs.scratch_bytes(demand.max_batch_tokens, demand.sequences)
-    split = _Split(needs, device, demand, scratch, must_use_device)
+    split = _split(needs, device, demand, scratch, must_use_device)
     parts = [_Part(None, available)]
     if device is not None and split.layers:
         parts.append(_Part(device, device.free_bytes))
@@ -206,65 +214,60 @@ def _blocks(parts: list[_Part], reserve: int, context: int, sequences: int, kv_b
     return _core.kv_pool_blocks(rooms, context, sequences, kv_bytes)
 
 
+@dataclass(frozen=True)
 class _Split:
     """How many of the last layers go to the GPU, and whether the head and the embedding table do."""
 
-    layers = 0
-    head = embedding = False
-    reserve = 0
+    layers: int = 0
+    head: bool = False
+    embedding: bool = False
+    reserve: int = 0  # of the GPU's memory
 
-    def __init__(
-        self, needs: Needs, device: Device | None, demand: Demand, scratch: int, must_use_device: bool
-    ) -> None:
-        if device is None or demand.gpu_layers == 0:
-            return
-        count = len(needs.layers)
-        self.reserve = scratch + device.total_bytes // MARGIN
-        room = device.free_bytes - self.reserve
-        blocks = self._kv_blocks(needs, demand)
-        costs = [
-            None if size.device is None else size.device + blocks * kv
-            for size, kv in zip(reversed(needs.layers), reversed(needs.kv_block), strict=True)
-        ]
-        head = needs.head.device
-        wanted = None if demand.gpu_layers is None else min(demand.gpu_layers, count)
-        alone, beside_head = _fit(costs, room), 0 if head is None else _fit(costs, room - head)
-        self.layers = alone if wanted is None else wanted
-        if wanted is None and beside_head:
-            self.layers = beside_head
-        if (wanted is not None and wanted > alone) or (must_use_device and not self.layers):
-            self._refuse(needs, device, wanted or 1, alone, costs, scratch)
-        self.head = head is not None and 0 < self.layers <= beside_head
-        used = sum(cost or 0 for cost in costs[: self.layers]) + (head or 0)
-        self.embedding = self.head and self.layers == count and used + (needs.embedding.device or 0) <= room
 
-    @staticmethod
-    def _kv_blocks(needs: Needs, demand: Demand) -> int:
-        if demand.kv_bytes:
-            return -(-demand.kv_bytes // max(1, sum(needs.kv_block)))
-        return -(-(demand.context or min(needs.context_length, USUAL_CONTEXT)) // BLOCK)
+def _split(needs: Needs, device: Device | None, demand: Demand, scratch: int, must_use_device: bool) -> _Split:
+    if device is None or demand.gpu_layers == 0:
+        return _Split()
+    count = len(needs.layers)
+    reserve = scratch + device.total_bytes // MARGIN
+    room = device.free_bytes - reserve
+    blocks = _wanted_blocks(needs, demand)
+    costs = [  # of each layer with its keys and values, the last one first
+        None if size.device is None else size.device + blocks * kv
+        for size, kv in zip(reversed(needs.layers), reversed(needs.kv_block), strict=True)
+    ]
+    head = needs.head.device
+    alone, beside_head = _fit(costs, room), 0 if head is None else _fit(costs, room - head)
+    layers = (beside_head or alone) if demand.gpu_layers is None else min(demand.gpu_layers, count)
+    if layers > alone or (must_use_device and not layers):
+        raise PyllmError(_refusal(needs, device, max(1, layers), alone, costs, reserve, scratch))
+    with_head = 0 < layers <= beside_head
+    used = sum(cost or 0 for cost in costs[:layers]) + (head or 0) + (needs.embedding.device or 0)
+    return _Split(layers, with_head, with_head and layers == count and used <= room, reserve)
 
-    def _refuse(
-        self,
-        needs: Needs,
-        device: Device,
-        wanted: int,
-        fit: int,
-        costs: list[int | None],
-        scratch: int,
-    ) -> None:
-        if None in costs[:wanted]:
-            first = len(costs) - 1 - costs.index(None)
-            raise PyllmError(f"{device}: blk.{first}: its weights have a type that the GPU cannot multiply")
-        weights = sum(size.device or 0 for size in needs.layers[len(costs) - wanted :])
-        keys = sum(cost or 0 for cost in costs[:wanted]) - weights
-        raise PyllmError(
-            f"{device} ({device.name}): {wanted} of {len(costs)} layers need {megabytes(weights)} for weights, "
-            f"{megabytes(keys)} for keys and values and {megabytes(scratch)} to compute; "
-            f"{megabytes(device.free_bytes)} of {megabytes(device.total_bytes)} are free, of which "
-            f"{megabytes(self.reserve - scratch)} stay so. {fit} layers fit"
-            f"{': --gpu-layers ' + str(fit) if fit else ''}; less --context leaves room for more"
-        )
+
+def _wanted_blocks(needs: Needs, demand: Demand) -> int:
+    """Blocks of keys and values that layers on the GPU keep room for."""
+    if demand.kv_bytes:
+        return -(-demand.kv_bytes // max(1, sum(needs.kv_block)))
+    return -(-(demand.context or min(needs.context_length, USUAL_CONTEXT)) // BLOCK)
+
+
+def _refusal(
+    needs: Needs, device: Device, wanted: int, fit: int, costs: list[int | None], reserve: int, scratch: int
+) -> str:
+    count = len(costs)
+    if None in costs[:wanted]:
+        layer = count - 1 - costs.index(None)
+        return f"{device}: blk.{layer}: its weights have a type that the GPU cannot multiply"
+    weights = sum(size.device or 0 for size in needs.layers[count - wanted :])
+    keys = sum(cost or 0 for cost in costs[:wanted]) - weights
+    return (
+        f"{device} ({device.name}): {wanted} of {count} layers need {megabytes(weights)} for weights, "
+        f"{megabytes(keys)} for keys and values and {megabytes(scratch)} to compute; "
+        f"{megabytes(device.free_bytes)} of {megabytes(device.total_bytes)} are free, of which "
+        f"{megabytes(reserve - scratch)} stay so. {fit} layers fit"
+        f"{f': --gpu-layers {fit}' if fit else ''}; less --context leaves room for more"
+    )
 
 
 def _fit(costs: list[int | None], room: int) -> int:

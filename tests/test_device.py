@@ -109,7 +109,7 @@ def test_the_stream_crosses_a_border_once() -> None:
         """Rows that each GPU sent or received for one step with one row of logits."""
         before = [_core.testing.fake_device(i)["moved_rows"] for i in range(2)]
         engine = place("llama", layers, embedding, head)
-        engine.submit(1, tokens, _core.SamplingParams(max_tokens=1))
+        engine.submit(1, tokens, _core.SamplingParams(max_tokens=1, ignore_eos=True))
         assert engine.step(1.0)[0].finish_reason == "length"
         return [_core.testing.fake_device(i)["moved_rows"] - before[i] for i in range(2)]
 
@@ -257,6 +257,11 @@ def test_options_that_exclude_each_other(model: Path) -> None:
         LLM(model, device="cpu", gpu_layers=3)
     with pytest.raises(PyllmError, match="gpu_layers: expected a number of layers, 0 or more, got -1"):
         LLM(model, gpu_layers=-1)
+    for options in ({"device": "cuda"}, {"gpu_layers": 2}):
+        with pytest.raises(PyllmError, match="kv_type: a GPU keeps f16 or q8_0, got q4_0; the CPU has it"):
+            LLM(model, kv_type="q4_0", **options)
+    assert answer(model, kv_type="q4_0")[0] == "cpu"
+    assert answer(model, kv_type="q8_0")[0] == "cuda:0: Fake GPU, 6 of 6 layers"
     _core.testing.fake_devices([])
     with pytest.raises(PyllmError, match="device cuda: there is no NVIDIA GPU"):
         LLM(model, gpu_layers=3)

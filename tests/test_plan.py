@@ -17,7 +17,7 @@ from pyllm import _core
 from pyllm.devices import Device
 from pyllm.errors import PyllmError
 from pyllm.needs import Needs, Size
-from pyllm.plan import CPU, MARGIN, Demand, Plan, make_plan
+from pyllm.plan import CPU, MARGIN, Demand, Plan, make_plan, plan_model
 from pyllm.shapes import PRESETS, write_model, write_shape
 
 ROOT = Path(pyllm.__file__).parents[1]
@@ -161,6 +161,23 @@ def test_needs_are_those_of_the_loaded_model(shape: str, tmp_path: Path) -> None
     in_pieces = sum(len(memoryview(piece)) for piece in packed.pieces)
     norms = sum(4 * t.shape[0] for t in file.tensors if len(t.shape) == 1)
     assert sum(size.host for size in (*needs.layers, needs.head)) == in_pieces + norms
+
+
+@pytest.mark.parametrize("key", ["attention.head_count", "attention.head_count_kv", "attention.key_length"])
+@pytest.mark.parametrize(
+    "value",
+    [0, -1, 1 << 31, 1.5, "many", True, [], [2], [2, 0], [2, 2], [2, 2, 2], ["a", "b"], [1.5, float("nan")]],
+)
+def test_strange_metadata_is_a_clear_error_or_a_plan(key: str, value: Any, tmp_path: Path) -> None:
+    path = write_model(
+        tmp_path / "m.gguf", dim=64, ffn=64, quant="Q8_0", **({key: value} if value != [] else {})
+    )
+    try:
+        problem = ""
+        assert len(plan_model(_core.GgufFile(path), "cpu", Demand()).layer_devices) == 2
+    except PyllmError as error:
+        problem = str(error)
+    assert not problem or key in problem or "no such heads" in problem
 
 
 # -- commands --------------------------------------------------------------------------------------------------

@@ -56,8 +56,10 @@ DeviceLibrary functions_of(void* handle) {
 Opened open_library() {
   const char* named = std::getenv("PYLLM_CUDA_LIBRARY");
   const bool is_named = named != nullptr && *named != '\0';
-  const std::filesystem::path path = is_named ? std::filesystem::path(named) : own_folder() / cuda::kLibrary;
   std::error_code ignored;
+  // Absolute: of a bare name, dlopen would look in the system's folders.
+  const std::filesystem::path path =
+      is_named ? std::filesystem::absolute(named, ignored) : own_folder() / cuda::kLibrary;
   if (!std::filesystem::exists(path, ignored))
     return {{},
             is_named ? message("PYLLM_CUDA_LIBRARY names ", path.string(), ", which is not there")

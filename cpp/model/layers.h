@@ -169,13 +169,14 @@ class Step {
     q.backend->attend(cache, index, q.tensor, shape, y.tensor);
     return y;
   }
-  // The rows whose logits are wanted, where the head is.
-  Value sampled(const Value& x) {
-    Value y = scratch(*x.backend, static_cast<int64_t>(batch_.sampled_rows.size()), x.tensor.cols);
-    x.backend->gather_rows(x.tensor, batch_.sampled_rows, y.tensor);
+  // A copy of some rows, where the head is.
+  Value rows_of(const Value& x, const std::vector<int32_t>& rows) {
+    Value y = scratch(*x.backend, static_cast<int64_t>(rows.size()), x.tensor.cols);
+    x.backend->gather_rows(x.tensor, rows, y.tensor);
     return moved(y, placement_.head());
   }
   Tensor download(const Value& x) { return x.backend->download(x.tensor); }
+  const Batch& batch() const { return batch_; }
 
   // One layer's part of the step: x comes to the layer's backend, and the scratch taken there during its life
   // is free again afterwards.

@@ -23,6 +23,12 @@ struct ModelConfig {
   int64_t layers = 0;
 };
 
+// What a forward gives, in host memory, valid until the next one.
+struct Output {
+  Tensor logits;  // [sampled_rows, vocab]; may be overwritten
+  Tensor states;  // [state_rows, dim], after the final norm
+};
+
 // Memory that holds keys and values: the host's, or a device's own.
 struct KvMemory {
   int64_t block_bytes = 0;            // of a block of kBlockTokens tokens, all layers there
@@ -41,8 +47,7 @@ class Model {
   int64_t kv_block_bytes() const;            // of a block of kBlockTokens tokens, all layers
 
   // Computes every token of the batch, storing keys and values in the batch's blocks.
-  // Returns logits [sampled_rows, vocab] in host memory, valid until the next call; they may be overwritten.
-  virtual Tensor forward(const Batch& batch) = 0;
+  virtual Output forward(const Batch& batch) = 0;
 
  protected:
   ModelConfig config_;

@@ -138,11 +138,14 @@ def _print(about: dict[str, Any]) -> None:
             ("  keys and values", megabytes(place["kv_bytes"])),
             ("  scratch", f"{megabytes(place['scratch_bytes'])} at most"),
         ]
-    rows += [
-        ("context", f"{about['context']:,} tokens, {about['sequences']} sequences of that length at once"),
-        ("", f"{about['longest_context']:,} tokens for one sequence alone"),
-        ("KV pool", f"{about['kv_tokens']:,} tokens, {megabytes(about['kv_bytes_per_token'])} each"),
-    ]
+    if about["kv_tokens"]:
+        count = about["sequences"]
+        at_once = f"{count} sequences of that length at once" if count > 1 else "one sequence of that length"
+        rows += [
+            ("context", f"{about['context']:,} tokens, {at_once}"),
+            ("", f"{about['longest_context']:,} tokens for one sequence alone"),
+            ("KV pool", f"{about['kv_tokens']:,} tokens, {megabytes(about['kv_bytes_per_token'])} each"),
+        ]
     decode = about["decode"]
     if rate := decode["tokens_per_second"]:
         read = f"{megabytes(decode['bytes_per_token']['cpu'])} a token at {decode['read_gbps']:.1f} GB/s"

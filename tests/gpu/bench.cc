@@ -92,7 +92,7 @@ void measure(Model& model, const Work& work, int blocks, double seconds, bool la
   for (int step = 0; step < kMostSteps && (all < seconds || step < 6); ++step) {
     const Batch batch = batch_of(work, step, blocks_each, random, static_cast<int>(model.config().vocab));
     const auto start = Clock::now();
-    const Tensor logits = model.forward(batch);
+    const Tensor logits = model.forward(batch).logits;
     const double time = seconds_since(start);
     if (!std::isfinite(logits.row(0)[0])) fail(work.name, ": a logit is not finite");
     if (step < 3) continue;  // takes memory, loads kernels

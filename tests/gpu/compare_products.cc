@@ -113,7 +113,7 @@ void compare_type(Report& report, Type type) {
     const Matrix got = product(*cuda, {source}, x, Input::Op::None, false, false);
     report.expect_close(got, wanted, 3e-6, what);
     // A column alone gives the same bits.
-    for (int64_t k = 0; k < c.columns; k += report.quick ? 4 : 1) {
+    for (int64_t k = 0; k < c.columns; k += report.quick ? 4 : c.columns > 20 ? 13 : 1) {
       Matrix one(1, c.cols);
       std::copy_n(x.row(k), c.cols, one.row(0));
       const Matrix alone = product(*cuda, {source}, one, Input::Op::None, false, false);

@@ -50,7 +50,7 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   const auto row_bytes = static_cast<int64_t>(source.data.size()) / source.rows;
   pool_.parallel_for(weight->panel_count(), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p)
-      pack_panel(source.type, source.data.data(), source.rows, source.cols, p * kPanelRows,
+      pack_panel(kernels_, source.type, source.data.data(), source.rows, source.cols, p * kPanelRows,
                  room.to_fill + p * weight->panel_bytes);
     packed_->count((std::min(end * kPanelRows, source.rows) - begin * kPanelRows) * row_bytes);
   });

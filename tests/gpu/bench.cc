@@ -3,10 +3,11 @@
 // of it.
 //   bench [--device N] [--layers N] [--folder FOR_THE_MODEL] [--seconds PER_ROW]
 // What to expect of an H100 before it was measured (its memory: 3.0 TB/s counting a copy's reads and writes):
-// the weights' 4.6 GB take 1.55 ms; products of 1-8 columns come close to that (about 40 instructions a warp
-// for 288 bytes leave the issue slots half idle), but some 420 launches a token, one by one, keep the host busy
-// for 1.5 to 2 ms: 300-400 tokens/s until a CUDA graph takes them over. 32 streams: products of two tiles are
-// bound by instructions, 4-5 ms, attention 2 ms. Prompts: instructions again, 100-190 TOPS of 8-bit products.
+// the weights' 4.6 GB take 1.55 ms. Products of 1-4 columns issue about 60 instructions a warp for 296 bytes of
+// Q4_K, of 5-8 about 85: 65 and 95 % of the issue slots at that speed, so 70-80 % of the limit is the most.
+// Some 420 launches a token, one by one, keep the host busy for 1.5 to 2 ms: 300-400 tokens/s until a CUDA
+// graph takes them over. 32 streams: products of two tiles are bound by instructions, 4-5 ms, attention 2 ms.
+// Prompts: instructions again, 100-190 TOPS of 8-bit products.
 #include <cuda_runtime.h>
 
 #include <algorithm>

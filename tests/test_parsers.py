@@ -375,6 +375,20 @@ def test_arguments_that_are_broken_are_kept_as_written() -> None:
     check("[now(a=1+2)]", "llama3", message("", ("now", '{"a": 1+2)]')))
 
 
+def test_half_surrogates_never_reach_a_client() -> None:
+    """No UTF-8 holds them: an answer with one could not be sent."""
+    check(
+        '<tool_call>{"name": "a\\ud800b", "id": "\\udfff", "arguments": {"x": "\\ud83d\\ude00"}}</tool_call>',
+        "hermes",
+        message("", ("a\ufffdb", '{"x": "\\ud83d\\ude00"}'), ids=["\ufffd"]),
+    )
+    check(
+        '<tool_call>{"name": "now", "arguments": "{\\"x\\": \\"\\ud83d\\ude00\\ud800\\"}"}</tool_call>',
+        "hermes",
+        message("", ("now", '{"x": "\U0001f600\ufffd"}')),
+    )
+
+
 def test_names_come_once_and_arguments_as_they_are_written() -> None:
     parser = Dialect("hermes", None).parser(tools=TOOLS, new_id=lambda: "i")
     pieces = [

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Steps, Stream
-from pyllm.parsers.values import JSON, converted, string, value
+from pyllm.parsers.values import JSON, converted, decoded, string, value
 
 _NAME = ("name", "tool_name", "function")
 _ARGUMENTS = ("arguments", "parameters")
@@ -128,7 +127,7 @@ def _object(text: str) -> str:
     """Arguments that are no object: models also write JSON within a string, or null."""
     if text == "null":
         return "{}"
-    inner: object = json.loads(text)
+    inner = decoded(text)
     return (converted(inner, JSON) or text) if isinstance(inner, str) else text
 
 
@@ -142,5 +141,4 @@ def _text(s: Stream) -> Steps[str | None]:
     parts: list[str] = []
     if not (yield from s.match('"')) or not (yield from string(s, JSON, '"', parts.append)):
         return None
-    text: str = json.loads("".join(parts))
-    return text
+    return str(decoded("".join(parts)))

@@ -125,6 +125,12 @@ def escaped(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+def decoded(text: str) -> object:
+    """What JSON means. Halves of a surrogate pair, which no UTF-8 holds, are replaced."""
+    found: object = json.loads(text)
+    return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(found, str) else found
+
+
 def converted(text: str, notation: Notation) -> str | None:
     """A whole value as JSON; None where the text is not exactly one."""
     s, parts = Stream(text, ended=True), list[str]()

@@ -40,15 +40,16 @@ class Packing:
         self._process = os.getpid()
         self._stop = threading.Event()
         self._written: threading.Event | None = None  # joining a thread does not survive Ctrl-C everywhere
-        self._kept = file.file_bytes >= packs.SMALLEST and packs.limit() > 0
-        if self._kept:
-            try:
+        self._kept = False
+        try:
+            self._kept = file.file_bytes >= packs.SMALLEST and packs.limit() > 0
+            if self._kept:
                 packs.prepare()
                 self._find()
-            except BadPackError as error:
-                _say(f"{error}: packing again")
-            except _TROUBLE as error:
-                self._give_up(error)
+        except BadPackError as error:
+            _say(f"{error}: packing again")
+        except _TROUBLE as error:
+            self._give_up(error)
 
     def _find(self) -> None:
         file = self._file

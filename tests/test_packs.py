@@ -534,6 +534,17 @@ def test_the_least_recently_used_goes(models: Any, home: Path, monkeypatch: pyte
     assert [pack.model for pack in packs.packs()] == ["two.gguf"]
 
 
+def test_a_folder_that_cannot_be_looked_at_is_nobodys_problem(
+    models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "disk_usage", denied)
+    assert Start(models["one"]).mapped == 0
+    assert "packed weights are not kept for the next start" in capfd.readouterr().err
+
+
 def test_a_model_larger_than_the_limit(
     models: Any, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:

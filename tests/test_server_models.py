@@ -160,6 +160,19 @@ def test_unloaded_after_a_while_and_loaded_again() -> None:
         assert 'pyllm_model_loads_total{model="one"} 2.0' in server.get("/metrics").body.decode()
 
 
+def test_only_the_last_use_counts() -> None:
+    with shelf("one", "two", keep_alive=60) as (server, _):
+        ask(server, "one")
+        registry = server.service.registry
+        entry = registry.entries["one"]
+        server.wait(lambda: entry.timer is not None)
+        before, engine = entry.timer, entry.model.engine  # type: ignore[union-attr]
+        engine.loop.call_soon_threadsafe(registry._idle, entry)  # as when who has waited for it is gone
+        server.wait(lambda: entry.timer is not before)
+        assert before is not None
+        assert before.cancelled()
+
+
 def test_one_model_alone_stays_or_goes_as_told() -> None:
     with shelf("one") as (server, models):
         assert models.loads == ["one"]

@@ -50,6 +50,12 @@ class Entry:
         """Of its engine, none where there is none."""
         return self.model.llm.stats() if self.model is not None else None
 
+    def stop_timer(self) -> None:
+        """It is in use, or has left."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
     @property
     def state(self) -> tuple[State, str]:
         """One word, and why."""
@@ -136,15 +142,16 @@ class Registry:
         loop = asyncio.get_running_loop()
         entry.used_at = loop.time()
         self._freed.set()
+        entry.stop_timer()
         if self._options.keep_alive and self._closed is None:
-            entry.timer = loop.call_later(self._options.keep_alive, lambda: self._start(self._expire(entry)))
+            entry.timer = timer = loop.call_later(
+                self._options.keep_alive, lambda: self._start(self._expire(entry, timer))
+            )
 
     def _give(self, entry: Entry, model: ServedModel, wait: asyncio.Future[ServedModel]) -> None:
         entry.users += 1
         entry.used_at = asyncio.get_running_loop().time()
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
+        entry.stop_timer()
         wait.set_result(model)
 
     def _replaces(self, model: ServedModel) -> bool:
@@ -264,17 +271,16 @@ class Registry:
         self._freed.clear()
         await asyncio.wait_for(self._freed.wait(), until - asyncio.get_running_loop().time())
 
-    async def _expire(self, entry: Entry) -> None:
+    async def _expire(self, entry: Entry, timer: asyncio.TimerHandle) -> None:
         async with self._turn:
-            if entry.model is not None and not entry.users and not entry.waiting:
+            # Another timer or none: it was used while others made room, and its time began anew.
+            if entry.model is not None and entry.timer is timer and not entry.waiting:
                 await self._unload(entry, f"nobody has used it for {self._options.keep_alive:g} s")
 
     async def _unload(self, entry: Entry, why: str) -> None:
         """Ends a model that nobody uses. The memory is free afterwards."""
         assert entry.model is not None
-        if entry.timer is not None:
-            entry.timer.cancel()
-            entry.timer = None
+        entry.stop_timer()
         self._metrics.unloaded(entry.id)
         llm, entry.model = entry.model.llm, None
         try:

@@ -288,6 +288,7 @@ def test_fields_that_cannot_be_honoured_are_named(server: Serving, fields: dict[
 def test_fields_that_ask_for_nothing_more_are_accepted(server: Serving) -> None:
     chat(
         server,
+        stream_options={"include_usage": None},
         response_format={"type": "text"},
         store=False,
         tool_choice="auto",

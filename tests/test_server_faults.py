@@ -10,6 +10,7 @@ import socket
 import statistics
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 from fake_engine import FakeEngine, fake_llm
 from serving import Reply, Serving, serving, tiny_model
 
+from pyllm.engine_thread import EngineEndedError
 from pyllm.errors import PyllmError
 from pyllm.llm import LLM
 from pyllm.server.run import listen
@@ -261,6 +263,59 @@ def test_a_dead_engine_fails_everybody_and_says_why() -> None:
         assert server.post("/v1/completions", {"prompt": "x"}).status == 503
         assert server.get("/metrics").status == 200
         assert server.service.admission.taken == 0
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of magic"), MemoryError(), SystemExit(3)], ids=repr)
+def test_nobody_waits_for_a_dead_engine_longer_than_five_seconds(error: BaseException) -> None:
+    fields = {"prompt": "x", "max_tokens": 10**6}
+    with scripted(lambda p: FOREVER, pause=0.002) as (server, engine), ThreadPoolExecutor(8) as pool:
+        waiting = [
+            pool.submit(server.post, "/v1/completions", {**fields, "stream": i % 2 == 0}) for i in range(8)
+        ]
+        server.wait(lambda: engine.most_at_once == 8)
+        engine.dies = error
+        end = time.monotonic() + 5
+        replies = [reply.result(end - time.monotonic()) for reply in waiting]
+        assert sorted(reply.status for reply in replies) == [200] * 4 + [503] * 4
+        assert all("error" in reply.events[-1] for reply in replies if reply.status == 200)
+        for path in ("/ready", "/health"):
+            reply = server.get(path)
+            assert (reply.status, reply.json["status"]) == (503, "broken")
+            assert reply.json["reason"] == f"the engine stopped: {error or type(error).__name__}"
+        assert time.monotonic() < end
+
+
+def test_an_engine_that_dies_idle_is_told_within_five_seconds() -> None:
+    with scripted() as (server, engine):
+        assert server.get("/ready").status == 200
+        engine.dies = RuntimeError("out of magic")
+        engine.wake()
+        server.wait(lambda: server.get("/ready").status == server.get("/health").status == 503, seconds=5)
+
+
+def test_an_engine_that_dies_while_a_prompt_is_scored() -> None:
+    with scripted() as (server, _):
+
+        def dead(*args: Any, **options: Any) -> Iterator[Any]:
+            raise EngineEndedError("the engine stopped: out of magic")
+            yield
+
+        server.service.models[0].llm.logits_in_parts = dead  # type: ignore[method-assign]
+        reply = server.post("/v1/completions", {"prompt": "x", "echo": True, "logprobs": 1, "max_tokens": 0})
+        assert (reply.status, reply.error["message"]) == (503, "the engine stopped: out of magic")
+
+
+def test_a_mistake_of_ours_fails_one_answer_and_no_other(capfd: pytest.CaptureFixture[str]) -> None:
+    with (
+        scripted(lambda p: [97, 1000] if p == [120] else [98] * 200, pause=0.002) as (server, engine),
+        ThreadPoolExecutor(1) as pool,
+    ):
+        other = pool.submit(server.post, "/v1/completions", {"prompt": "y", "max_tokens": 200})
+        server.wait(lambda: engine.steps > 3)
+        assert server.post("/v1/completions", {"prompt": "x"}).status == 500
+        assert other.result(60).json["choices"][0]["text"] == "b" * 200
+        server.wait(at_rest(server, engine))
+    assert "bytes must be in range" in capfd.readouterr().err
 
 
 def test_an_answer_that_fails() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pyllm.completion import Piece
 from pyllm.engine_thread import EngineEndedError
 from pyllm.errors import PyllmError
-from pyllm.server.errors import ApiError, ClientLeftError, not_ready
+from pyllm.server.errors import ApiError, ClientLeftError, internal, not_ready
 
 if TYPE_CHECKING:
     from pyllm.engine_thread import Mail
@@ -157,6 +158,10 @@ class AsyncEngine:
                 # A grammar may show only while it is followed that it cannot be.
                 status = 400 if str(error).startswith("constraint: ") else 500
                 answers.fail(ApiError(status, str(error), code="generation_failed"))
+                continue
+            except Exception as error:  # our own mistake: the step's other requests have no part in it
+                traceback.print_exc()
+                answers.fail(internal(error))
                 continue
             if piece is not None:
                 if 0 < answers.last < now and isinstance(piece, Piece):

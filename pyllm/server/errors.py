@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyllm.engine_thread import EngineEndedError
 from pyllm.errors import PyllmError
 
 
@@ -61,6 +62,8 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
 def from_pyllm(error: PyllmError, fields: frozenset[str] = frozenset()) -> ApiError:
     """A value that the engine, the template or the tokenizer refuses: their messages begin with its name."""
     message = str(error)
+    if isinstance(error, EngineEndedError):  # nobody's value is to blame
+        return not_ready(message)
     place = message.split(":")[0]
     name = place.split("[")[0].split(".")[0]
     prompt = next((field for field in ("messages", "input") if field in fields), "prompt")

@@ -50,7 +50,7 @@ Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 
 
 class StreamOptions(Struct, kw_only=True):
-    include_usage: bool = False
+    include_usage: bool | None = None
     include_obfuscation: bool | None = None  # asks for padding against traffic analysis; never added
 
 

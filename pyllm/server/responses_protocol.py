@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from pyllm.server.errors import bad_request
-from pyllm.server.protocol import ChatRequest, Positive, Usage
+from pyllm.server.protocol import CacheSalt, ChatRequest, Positive, Priority, Usage
 
 Message = dict[str, Any]
 
@@ -35,8 +35,8 @@ class ResponsesRequest(Struct, kw_only=True):
     previous_response_id: str | None = None
     store: bool | None = None
     metadata: dict[str, Any] | None = None
-    cache_salt: str | None = None
-    priority: int | None = None
+    cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
     text: dict[str, Any] | None = None
     truncation: str | None = None
     background: bool | None = None
@@ -176,8 +176,7 @@ def input_messages(given: str | Sequence[dict[str, Any]]) -> list[Message]:
             text = _content(item.get("output"), f"input[{i}].output")
             messages.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": text})
         elif kind == "reasoning":
-            text = "".join(part.get("text", "") for part in item.get("content") or [] if isinstance(part, dict))
-            if text:
+            if text := _reasoning(item.get("content"), f"input[{i}].content"):
                 messages.append({"role": "assistant", "content": "", "reasoning_content": text})
         else:
             raise bad_request(
@@ -207,6 +206,15 @@ def _content(content: Any, place: str) -> Any:
     if not isinstance(content, str):
         raise bad_request(f"{place}: expected text or a list of parts, got {type(content).__name__}", "input")
     return content
+
+
+def _reasoning(content: Any, place: str) -> str:
+    """The text of a reasoning item's parts; others than OpenAI's own have some."""
+    parts = content if isinstance(content, list) else [] if content is None else [content]
+    texts = [part.get("text", "") if isinstance(part, dict) else None for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise bad_request(f"{place}: expected a list of parts with text", "input")
+    return "".join(map(str, texts))
 
 
 def _tools(tools: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,22 +11,20 @@ struct BlockIQ4_NL {
 };
 static_assert(sizeof(BlockIQ4_NL) == 18);
 
-struct IQ4_NL {
+struct LevelsIQ4 {
+  static constexpr uint8_t table[16] = {1,   24,  45,  63,  79,  93,  106, 118,
+                                        129, 141, 153, 166, 181, 197, 217, 241};
+};
+
+struct IQ4_NL : LevelsIQ4 {
   using Block = BlockIQ4_NL;
   static constexpr Type type = Type::IQ4_NL;
   static constexpr int block = 32, group = 32, code_bits = 4, zero = 128;
   static constexpr bool has_min = false;
   static constexpr Scales scales = Scales::Half;
-  static constexpr uint8_t table[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                        129, 141, 153, 166, 181, 197, 217, 241};
 
   PYLLM_HD static ScaleMin scale_min(const Block& b, int) { return {to_float(b.d), 0.0f}; }
-  PYLLM_HD static void codes(const Block& b, int, uint8_t* out) {
-    for (int i = 0; i < 16; ++i) {
-      out[i] = b.q[i] & 15;
-      out[i + 16] = b.q[i] >> 4;
-    }
-  }
+  PYLLM_HD static void codes(const Block& b, int, uint8_t* out) { nibbles(b.q, out); }
 };
 
 }  // namespace pyllm::quant

@@ -2,7 +2,7 @@
 // Source: the GGUF format's IQ4_XS.
 #pragma once
 
-#include "quant/quant.h"
+#include "quant/iq4_nl.h"
 
 namespace pyllm::quant {
 
@@ -14,14 +14,12 @@ struct BlockIQ4_XS {
 };
 static_assert(sizeof(BlockIQ4_XS) == 136);
 
-struct IQ4_XS {
+struct IQ4_XS : LevelsIQ4 {
   using Block = BlockIQ4_XS;
   static constexpr Type type = Type::IQ4_XS;
   static constexpr int block = 256, group = 32, code_bits = 4, zero = 128;
   static constexpr bool has_min = false;
   static constexpr Scales scales = Scales::Super;
-  static constexpr uint8_t table[16] = {1,   24,  45,  63,  79,  93,  106, 118,
-                                        129, 141, 153, 166, 181, 197, 217, 241};
 
   PYLLM_HD static SuperScales super(const Block& b) {
     SuperScales s{b.d, {0}, {}, {}};
@@ -32,13 +30,7 @@ struct IQ4_XS {
     }
     return s;
   }
-  PYLLM_HD static void codes(const Block& b, int g, uint8_t* out) {
-    const uint8_t* q = b.q + g * 16;
-    for (int i = 0; i < 16; ++i) {
-      out[i] = q[i] & 15;
-      out[i + 16] = q[i] >> 4;
-    }
-  }
+  PYLLM_HD static void codes(const Block& b, int g, uint8_t* out) { nibbles(b.q + g * 16, out); }
 };
 
 }  // namespace pyllm::quant

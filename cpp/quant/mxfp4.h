@@ -25,12 +25,7 @@ struct MXFP4 {
     const uint32_t bits = b.e < 2 ? 0x00200000u << b.e : static_cast<uint32_t>(b.e - 1) << 23;
     return {bits_to_float(bits), 0.0f};
   }
-  PYLLM_HD static void codes(const Block& b, int, uint8_t* out) {
-    for (int i = 0; i < 16; ++i) {
-      out[i] = b.q[i] & 15;
-      out[i + 16] = b.q[i] >> 4;
-    }
-  }
+  PYLLM_HD static void codes(const Block& b, int, uint8_t* out) { nibbles(b.q, out); }
 };
 
 }  // namespace pyllm::quant

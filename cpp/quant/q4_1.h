@@ -19,12 +19,7 @@ struct Q4_1 {
   static constexpr Scales scales = Scales::Half;
 
   PYLLM_HD static ScaleMin scale_min(const Block& b, int) { return {to_float(b.d), -to_float(b.m)}; }
-  PYLLM_HD static void codes(const Block& b, int, uint8_t* out) {
-    for (int i = 0; i < 16; ++i) {
-      out[i] = b.q[i] & 15;
-      out[i + 16] = b.q[i] >> 4;
-    }
-  }
+  PYLLM_HD static void codes(const Block& b, int, uint8_t* out) { nibbles(b.q, out); }
 };
 
 }  // namespace pyllm::quant

@@ -35,6 +35,14 @@ PYLLM_HD inline uint32_t load_u32(const uint8_t* p) {
          static_cast<uint32_t>(p[3]) << 24;
 }
 
+// 32 codes of 4 bits in 16 bytes: low nibbles are the first 16, high nibbles the last.
+PYLLM_HD inline void nibbles(const uint8_t* q, uint8_t* out) {
+  for (int i = 0; i < 16; ++i) {
+    out[i] = q[i] & 15;
+    out[i + 16] = q[i] >> 4;
+  }
+}
+
 struct ScaleMin {
   float scale;
   float min;

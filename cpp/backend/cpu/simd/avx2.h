@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "backend/cpu/simd/x86.h"
+
 namespace pyllm::cpu::PYLLM_ISA {
 
 struct f32x16 {
@@ -104,18 +106,8 @@ inline f32x16 select(int first, int last, f32x16 a, f32x16 b) {
           _mm256_blendv_ps(b.hi, a.hi, lanes_inside(first, last, 8))};
 }
 inline f32x16 swap_pairs(f32x16 a) { return {_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)}; }
-inline float sum(f32x16 a) {
-  const __m256 eight = _mm256_add_ps(a.lo, a.hi);
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-inline float max_lane(f32x16 a) {
-  const __m256 eight = _mm256_max_ps(a.lo, a.hi);
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
-}
+inline float sum(f32x16 a) { return sum_of(_mm256_add_ps(a.lo, a.hi)); }
+inline float max_lane(f32x16 a) { return max_of(_mm256_max_ps(a.lo, a.hi)); }
 inline void store_i8(int8_t* p, f32x16 a) {
   const __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
   const __m256i ordered = _mm256_permute4x64_epi64(words, 0xd8);
@@ -127,17 +119,7 @@ inline float largest_magnitude(f32x16 a, f32x16 b) {
   const auto magnitude = [&](__m256 v) { return _mm256_and_si256(_mm256_castps_si256(v), mask); };
   const __m256i eight = _mm256_max_epi32(_mm256_max_epi32(magnitude(a.lo), magnitude(a.hi)),
                                          _mm256_max_epi32(magnitude(b.lo), magnitude(b.hi)));
-  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-  four = _mm_min_epi32(four, _mm_set1_epi32(0x7f800000));
-  return _mm_cvtss_f32(_mm_castsi128_ps(four));
-}
-inline int32_t sum_i8(const int8_t* p) {
-  const __m128i biased =
-      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-128));
-  const __m128i halves = _mm_sad_epu8(biased, _mm_setzero_si128());
-  return _mm_cvtsi128_si32(halves) + _mm_extract_epi16(halves, 4) - 16 * 128;
+  return largest_of(eight);
 }
 inline f32x16 to_float(i32x16 a) { return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)}; }
 

@@ -4,6 +4,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "backend/cpu/simd/x86.h"
+
 namespace pyllm::cpu::PYLLM_ISA {
 
 struct f32x16 {
@@ -74,16 +76,12 @@ inline f32x16 swap_pairs(f32x16 a) { return {_mm512_permute_ps(a.v, 0xb1)}; }
 inline float sum(f32x16 a) {
   const __m256 upper = _mm512_extractf32x8_ps(a.v, 1);
   const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), upper);
-  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  return sum_of(eight);
 }
 inline float max_lane(f32x16 a) {
   const __m256 upper = _mm512_extractf32x8_ps(a.v, 1);
   const __m256 eight = _mm256_max_ps(_mm512_castps512_ps256(a.v), upper);
-  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+  return max_of(eight);
 }
 inline void store_i8(int8_t* p, f32x16 a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
@@ -96,18 +94,7 @@ inline float largest_magnitude(f32x16 a, f32x16 b) {
   const __m512i y = _mm512_and_si512(_mm512_castps_si512(b.v), mask);
   const __m512i both = _mm512_max_epi32(x, y);
   const __m256i eight = _mm256_max_epi32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
-  __m128i four = _mm_max_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
-  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0x4e));
-  four = _mm_max_epi32(four, _mm_shuffle_epi32(four, 0xb1));
-  four = _mm_min_epi32(four, _mm_set1_epi32(0x7f800000));
-  return _mm_cvtss_f32(_mm_castsi128_ps(four));
-}
-// The sum of 16 bytes.
-inline int32_t sum_i8(const int8_t* p) {
-  const __m128i biased =
-      _mm_xor_si128(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_set1_epi8(-128));
-  const __m128i halves = _mm_sad_epu8(biased, _mm_setzero_si128());
-  return _mm_cvtsi128_si32(halves) + _mm_extract_epi16(halves, 4) - 16 * 128;
+  return largest_of(eight);
 }
 inline f32x16 to_float(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 

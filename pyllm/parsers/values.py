@@ -128,7 +128,9 @@ def escaped(text: str) -> str:
 def decoded(text: str) -> object:
     """What JSON means. Halves of a surrogate pair, which no UTF-8 holds, are replaced."""
     found: object = json.loads(text)
-    return found.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(found, str) else found
+    return (
+        found.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(found, str) else found
+    )
 
 
 def converted(text: str, notation: Notation) -> str | None:

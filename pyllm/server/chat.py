@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from pyllm.parsers import CallStart, Content, Reasoning, merge
 from pyllm.server.conversation import begin
-from pyllm.server.exchange import exchange_of, new_id
+from pyllm.server.exchange import new_id
 from pyllm.server.fields import refuse_not_honoured
 from pyllm.server.logprobs import chat_logprobs
 from pyllm.server.protocol import (
@@ -43,10 +43,8 @@ class Chat:
 
     async def create(self, request: Request) -> Response:
         """Answer a conversation, whole or as a stream of events."""
-        service, exchange = self._service, exchange_of(request)
-        service.check_ready()
-        place = exchange.stack.enter_context(service.admission.place())
-        body, document = await service.read(request, ChatRequest)
+        service = self._service
+        exchange, place, body, document = await service.admit(request, ChatRequest)
         refuse_not_honoured(document)
         conversation = await begin(service, exchange, place, body)
         writer = _Writer(conversation, bool(body.stream_options and body.stream_options.include_usage))

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from pyllm.errors import PyllmError
 from pyllm.server.conversation import start
 from pyllm.server.errors import bad_request, from_pyllm
-from pyllm.server.exchange import Exchange, exchange_of, new_id
+from pyllm.server.exchange import Exchange, new_id
 from pyllm.server.fields import completion_params, refuse_not_honoured
 from pyllm.server.logprobs import CompletionLogprobsWriter
 from pyllm.server.prompts import texts_or_tokens
@@ -43,10 +43,8 @@ class Completions:
 
     async def create(self, request: Request) -> Response:
         """Continue one or several texts, whole or as a stream of events."""
-        service, exchange = self._service, exchange_of(request)
-        service.check_ready()
-        place = exchange.stack.enter_context(service.admission.place())
-        body, document = await service.read(request, CompletionRequest)
+        service = self._service
+        exchange, place, body, document = await service.admit(request, CompletionRequest)
         refuse_not_honoured(document)
         if body.suffix and body.echo:
             raise bad_request("echo: not with suffix: the answer lies between the two", "echo")

@@ -11,7 +11,6 @@ from starlette.responses import Response
 from pyllm.errors import PyllmError
 from pyllm.server.conversation import start
 from pyllm.server.errors import bad_request
-from pyllm.server.exchange import exchange_of
 from pyllm.server.prompts import texts_or_tokens
 from pyllm.server.protocol import (
     EmbeddingObject,
@@ -44,10 +43,8 @@ class EmbeddingRoutes:
 
     async def create(self, request: Request) -> Response:
         """A vector for each of one or several texts."""
-        service, exchange = self._service, exchange_of(request)
-        service.check_ready()
-        place = exchange.stack.enter_context(service.admission.place())
-        body, _ = await service.read(request, EmbeddingsRequest)
+        service = self._service
+        exchange, place, body, _ = await service.admit(request, EmbeddingsRequest)
         model = await service.open(exchange, body.model)
         size = model.llm.config.dim
         if body.dimensions is not None and body.dimensions > size:

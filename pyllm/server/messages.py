@@ -21,7 +21,7 @@ from pyllm.server.anthropic import (
 )
 from pyllm.server.conversation import begin, prepare
 from pyllm.server.errors import ApiError
-from pyllm.server.exchange import exchange_of, new_id
+from pyllm.server.exchange import new_id
 from pyllm.server.stream import json_response
 
 if TYPE_CHECKING:
@@ -41,10 +41,8 @@ class Messages:
 
     async def create(self, request: Request) -> Response:
         """Answer a conversation in Anthropic's form, whole or as a stream of events."""
-        service, exchange = self._service, exchange_of(request)
-        service.check_ready()
-        place = exchange.stack.enter_context(service.admission.place())
-        body, _ = await service.read(request, MessagesRequest)
+        service = self._service
+        exchange, place, body, _ = await service.admit(request, MessagesRequest)
         template = (await service.open(exchange, body.model)).llm.template
         try:
             conversation = await begin(service, exchange, place, chat_request(body, template.source))
@@ -55,10 +53,8 @@ class Messages:
 
     async def count_tokens(self, request: Request) -> Response:
         """How many tokens a conversation has as a prompt."""
-        service, exchange = self._service, exchange_of(request)
-        service.check_ready()
-        exchange.stack.enter_context(service.admission.place())
-        body, _ = await service.read(request, CountRequest)
+        service = self._service
+        exchange, _, body, _ = await service.admit(request, CountRequest)
         model = await service.open(exchange, body.model)
         prepared = await prepare(service, model, chat_request(body, model.llm.template.source))
         return json_response(InputTokens(len(prepared.job.tokens)))

@@ -144,9 +144,10 @@ class Registry:
         self._freed.set()
         entry.stop_timer()
         if self._options.keep_alive and self._closed is None:
-            entry.timer = timer = loop.call_later(
+            timer: asyncio.TimerHandle = loop.call_later(
                 self._options.keep_alive, lambda: self._start(self._expire(entry, timer))
             )
+            entry.timer = timer
 
     def _give(self, entry: Entry, model: ServedModel, wait: asyncio.Future[ServedModel]) -> None:
         entry.users += 1

@@ -44,10 +44,8 @@ class Responses:
 
     async def create(self, request: Request) -> Response:
         """Answer in the form of OpenAI's Responses API, whole or as a stream of events."""
-        service, exchange = self._service, exchange_of(request)
-        service.check_ready()
-        place = exchange.stack.enter_context(service.admission.place())
-        body, _ = await service.read(request, ResponsesRequest)
+        service = self._service
+        exchange, place, body, _ = await service.admit(request, ResponsesRequest)
         refuse_not_honoured(body)
         history = self._history(body, exchange)
         system = [{"role": "system", "content": body.instructions}] if body.instructions else []

@@ -14,7 +14,7 @@ from pyllm._core import available_memory
 from pyllm.server.admission import Admission
 from pyllm.server.body import read_json
 from pyllm.server.errors import not_ready
-from pyllm.server.exchange import unless_left
+from pyllm.server.exchange import exchange_of, unless_left
 from pyllm.server.log import Log
 from pyllm.server.metrics import Metrics
 from pyllm.server.registry import Registry
@@ -23,6 +23,7 @@ from pyllm.server.served import ServedModel, Source
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from pyllm.server.admission import Place
     from pyllm.server.exchange import Exchange
     from pyllm.server.options import ServeOptions
 
@@ -107,6 +108,14 @@ class Service:
         self.registry.close()
 
     # -- for routes --------------------------------------------------------------------------------------------
+
+    async def admit(self, request: Request, form: type[_Form]) -> tuple[Exchange, Place, _Form, dict[str, Any]]:
+        """How every request for answers begins: (its exchange, its place, its JSON as `form` and as plain
+        values). ApiError 503 while nothing is answered, 429 when too much is under way, 4xx for its body."""
+        exchange = exchange_of(request)
+        self.check_ready()
+        place = exchange.stack.enter_context(self.admission.place())
+        return exchange, place, *await self.read(request, form)
 
     async def read(self, request: Request, form: type[_Form]) -> tuple[_Form, dict[str, Any]]:
         """The request's JSON as `form` and as plain values."""

@@ -1,4 +1,4 @@
-"""llama.cpp's side of compare.py, through llama-cpp-python's low-level binding. Needs nothing of pyllm.
+"""llama.cpp's side of compare.py, through llama-cpp-python's low-level binding. Needs nothing of pyllm itself.
 
 Reads one JSON request a line, answers with one JSON line. A setting is {"fused": fused attention or not,
 "ubatch": tokens computed at once, "threads"}. Contexts stay open with their depth computed, until "keep" names
@@ -9,8 +9,6 @@ pyllm/bench/start.py reads.
 from __future__ import annotations
 
 import argparse
-import ctypes
-import functools
 import json
 import random
 import sys
@@ -21,18 +19,10 @@ from typing import Any
 import llama_cpp
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "oracle"))
+from llama_cpp_calls import decode, load, rows
+
 SEED_TOKENS = 1  # in front of what is decoded
-
-
-@functools.cache
-def only_errors() -> Any:
-    """A log callback; cached, for llama.cpp keeps the pointer."""
-
-    def log(level: int, text: bytes, _: object) -> None:
-        if level == 4:
-            print(text.decode(errors="replace"), end="", file=sys.stderr)
-
-    return llama_cpp.llama_log_callback(log)
 
 
 class Context:
@@ -94,38 +84,18 @@ class Context:
             self._decode([(token, at, sequence, at == last) for at, token in part])
 
     def _decode(self, entries: list[tuple[int, int, int, bool]]) -> None:
-        batch = self._entries
-        batch.n_tokens = len(entries)
-        for i, (token, position, sequence, wanted) in enumerate(entries):
-            batch.token[i] = token
-            batch.pos[i] = position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = wanted
-        status = llama_cpp.llama_decode(self._context, batch)
-        if status != 0:
-            raise SystemExit(f"llama_decode returned {status}")
+        decode(self._context, self._entries, entries)
 
-    def _best(self, rows: int) -> np.ndarray:
-        """Most probable tokens of the last step, [rows]. Waits for the step."""
-        pointer = llama_cpp.llama_get_logits(self._context)
-        address = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float * (rows * self._vocab)))
-        return np.frombuffer(address.contents, np.float32).reshape(rows, self._vocab).argmax(axis=1)
-
-
-def open_model(path: str) -> Any:
-    llama_cpp.llama_log_set(only_errors(), ctypes.c_void_p(0))
-    model = llama_cpp.llama_model_load_from_file(path.encode(), llama_cpp.llama_model_default_params())
-    if not model:
-        raise SystemExit(f"llama.cpp cannot load {path}")
-    return model
+    def _best(self, count: int) -> np.ndarray:
+        """Most probable tokens of the last step, [count]. Waits for the step."""
+        return rows(self._context, count, self._vocab).argmax(axis=1)
 
 
 def start(path: str, threads: int) -> None:
     began = time.perf_counter()
-    model = open_model(path)
+    model = load(path)
     context = Context(model, {"fused": True, "ubatch": 512, "threads": threads}, 1, 0, 2048)
-    load = time.perf_counter() - began
+    load_s = time.perf_counter() - began
     print("ready", flush=True)
     context.run("prompt", 2, threads)
     print("token", flush=True)
@@ -133,7 +103,7 @@ def start(path: str, threads: int) -> None:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             peak = int(line.split()[1]) * 1024
-    print(json.dumps({"load_s": load, "peak_bytes": peak}))
+    print(json.dumps({"load_s": load_s, "peak_bytes": peak}))
 
 
 def main() -> None:
@@ -145,7 +115,7 @@ def main() -> None:
     if args.start:
         start(args.model, args.threads)
         return
-    model = open_model(args.model)
+    model = load(args.model)
     contexts: dict[tuple[Any, ...], Context] = {}
 
     def answer(request: dict[str, Any]) -> object:
@@ -172,4 +142,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RuntimeError as error:
+        raise SystemExit(str(error)) from None

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-
-def quiet(level: int, text: bytes, _: object) -> None:
-    """Lets only llama.cpp's errors through."""
-    if level == 4:
-        print(text.decode(errors="replace"), end="", file=sys.stderr)
-
-
-@functools.cache
-def quiet_callback() -> object:
-    """`quiet` as a C function; cached, for llama.cpp keeps the pointer."""
-    import llama_cpp
-
-    return llama_cpp.llama_log_callback(quiet)
 
 
 class LlamaCpp:
@@ -49,13 +32,10 @@ class LlamaCpp:
         kv_type: str = "f16",
     ) -> None:
         import llama_cpp
+        import llama_cpp_calls
 
-        self._lib = llama_cpp
-        llama_cpp.llama_log_set(quiet_callback(), ctypes.c_void_p(0))
-        model_options = llama_cpp.llama_model_default_params()
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_options)
-        if not self._model:
-            raise RuntimeError(f"llama.cpp cannot load {path}")
+        self._lib, self._calls = llama_cpp, llama_cpp_calls
+        self._model = llama_cpp_calls.load(str(path))
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = context
         options.n_batch = options.n_ubatch = 512
@@ -93,23 +73,11 @@ class LlamaCpp:
 
     def decode(self, entries: Sequence[tuple[int, int, int, bool]]) -> None:
         """Computes (token, position, sequence, wants logits) entries, at most 512."""
-        batch = self._batch
-        batch.n_tokens = len(entries)
-        for i, (token, position, sequence, wanted) in enumerate(entries):
-            batch.token[i] = token
-            batch.pos[i] = position
-            batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = sequence
-            batch.logits[i] = wanted
-        status = self._lib.llama_decode(self._context, batch)
-        if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}")
+        self._calls.decode(self._context, self._batch, entries)
 
     def rows(self, count: int) -> np.ndarray:
         """Logits of the last decode, a view: float32 [count, vocabulary]."""
-        pointer = self._lib.llama_get_logits(self._context)
-        address = ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float * (count * self.vocabulary)))
-        return np.frombuffer(address.contents, np.float32).reshape(count, self.vocabulary)
+        return self._calls.rows(self._context, count, self.vocabulary)
 
     def logits(self, tokens: Sequence[int]) -> np.ndarray:
         """Logits after each of `tokens`: float32 [token, vocabulary]."""

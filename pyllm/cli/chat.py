@@ -74,9 +74,9 @@ def chat(
     full, you choose; without a terminal that is an error.
 
     \b
-    Examples: pyllm chat smollm2-135m --system "Answer in one sentence."
-              pyllm chat -m "What does this do?" < script.py
-              pyllm chat -c
+    Example: pyllm chat smollm2-135m --system "Answer in one sentence."
+             pyllm chat -m "What does this do?" < script.py
+             pyllm chat -c
     """
     if listing:
         _list(as_json)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -148,6 +148,17 @@ class Event:
     @property
     def logits(self) -> npt.NDArray[np.float32] | None: ...
 
+class MaskSource(Protocol):
+    """Says which tokens may come next in the streams of constrained requests."""
+
+    def fill(self, states: list[Any], tokens: list[list[int]], address: int, row_bytes: int) -> list[str]:
+        """Writes one mask a state: bit i % 32 of its uint32 i // 32 is set when token i may come next.
+
+        states: of the requests' streams. tokens: that each has got since it was last asked for. address: of
+        row_bytes bytes a mask. Returns why there is no mask, "" for each that has one. Called from a thread of
+        the engine.
+        """
+
 class Engine:
     def __init__(
         self,
@@ -158,6 +169,7 @@ class Engine:
         max_sequences: int = 0,
         prefix_cache: bool = True,
         eos: Sequence[int] | None = None,
+        masks: MaskSource | None = None,
     ) -> None: ...
     def submit(
         self,
@@ -167,6 +179,7 @@ class Engine:
         priority: int = 0,
         cache_salt: str = "",
         want_logits: bool = False,
+        constraint: list[Any] = ...,
     ) -> None: ...
     def cancel(self, id: int) -> None: ...
     def step(self, timeout_s: float | None = None) -> list[Event]: ...

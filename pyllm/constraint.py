@@ -9,16 +9,19 @@ from typing import Any, Literal
 
 from pyllm.errors import PyllmError
 
-MAX_BYTES = 512 * 1024  # of a schema, pattern or grammar
+MAX_BYTES = {"json": 512 * 1024, "regex": 8 * 1024, "grammar": 64 * 1024, "lark": 1024 * 1024}
 MAX_DEPTH = 64  # of a schema's JSON
 
-Kind = Literal["json", "regex", "grammar"]
+Kind = Literal["json", "regex", "grammar", "lark"]
+
+
+_WORDS = {"json": "schema", "regex": "regular expression", "grammar": "grammar", "lark": "grammar"}
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """Made by `json`, `regex` or `grammar`; for `SamplingParams(constraint=...)`. It holds for the whole answer:
-    every token keeps the text one that can still be completed, and the answer ends only where it is complete,
+    """Made by `json`, `regex` or `grammar`; for `SamplingParams(constraint=...)`. It holds for the whole
+    answer: every token leaves a text that can be completed, and the answer ends only where it is complete,
     unless max_tokens, the context or a stop string end it before. Equal ones share their compiled form.
 
     PyllmError names what is wrong, and where; what only shows when a model compiles it comes with the request.
@@ -27,14 +30,17 @@ class Constraint:
     kind: Kind
     text: str  # the schema as JSON, the pattern, or the grammar
     strict: bool = True
+    around: str = ""  # rules of llguidance's Lark from `start`, in which the constraint itself is @body
 
     def __post_init__(self) -> None:
         if not isinstance(self.text, str):
-            raise PyllmError(f"constraint: expected text of a {self.kind}, got {type(self.text).__name__}")
+            raise PyllmError(
+                f"constraint: expected the text of a {_WORDS[self.kind]}, got {type(self.text).__name__}"
+            )
         if not self.text.strip() and self.kind == "grammar":
             raise PyllmError("constraint: the grammar is empty")
-        if (size := len(self.text.encode("utf-8", "replace"))) > MAX_BYTES:
-            raise PyllmError(f"constraint: expected at most {MAX_BYTES} bytes, the {self.kind} has {size}")
+        if (size := len(self.text.encode("utf-8", "replace"))) > (most := MAX_BYTES[self.kind]):
+            raise PyllmError(f"constraint: expected at most {most} bytes, the {_WORDS[self.kind]} has {size}")
 
     @classmethod
     def json(cls, schema: Mapping[str, Any] | bool | str | None = None, *, strict: bool = True) -> Constraint:
@@ -47,7 +53,11 @@ class Constraint:
             schema = {"type": "object"}
         if isinstance(schema, str):
             schema = _parsed(schema)
-        if not isinstance(schema, Mapping | bool):
+        if schema is True:
+            schema = {}
+        if schema is False:
+            raise PyllmError("constraint: the schema is false: nothing is valid by it")
+        if not isinstance(schema, Mapping):
             raise PyllmError(f"constraint: expected a JSON Schema (an object), got {type(schema).__name__}")
         if not _shallow(schema):
             raise PyllmError(f"constraint: expected a schema nested at most {MAX_DEPTH} deep")
@@ -59,8 +69,8 @@ class Constraint:
 
     @classmethod
     def regex(cls, pattern: str) -> Constraint:
-        """Text that the whole of `pattern` matches, in the syntax of Rust's regex crate without look-around,
-        lazy repetition and back references."""
+        """Text that the whole of `pattern` matches, in the syntax of Rust's regex crate: no look-around, no
+        word boundaries, no back references."""
         return cls("regex", pattern)
 
     @classmethod
@@ -71,10 +81,8 @@ class Constraint:
 
 
 def _parsed(text: str) -> Any:
-    if len(text) > MAX_BYTES:
-        raise PyllmError(
-            f"constraint: expected at most {MAX_BYTES} bytes, the schema has {len(text)} characters"
-        )
+    if len(text) > MAX_BYTES["json"]:
+        raise PyllmError(f"constraint: expected at most {MAX_BYTES['json']} bytes, the schema has {len(text)}")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -85,9 +93,9 @@ def _parsed(text: str) -> Any:
         raise PyllmError(f"constraint: expected a schema nested at most {MAX_DEPTH} deep") from None
 
 
-def _shallow(schema: Any) -> bool:
+def _shallow(schema: Mapping[str, Any]) -> bool:
     """Whether no value lies in more than MAX_DEPTH others. Level by level: no recursion."""
-    level = [] if isinstance(schema, bool) else [schema]
+    level: list[Any] = [schema]
     for _ in range(MAX_DEPTH):
         if not level:
             return True

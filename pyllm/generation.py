@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from pyllm.answer import Answer
 from pyllm.errors import PyllmError
@@ -22,6 +22,7 @@ class Job:
     tokens: list[int]
     params: SamplingParams
     core: _core.SamplingParams
+    constraint: list[Any] = field(default_factory=list)  # states for the engine's masks, one an answer
 
 
 class Generation:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pyllm import _core
+    from pyllm.masks import Masks
     from pyllm.packing import Packing
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
@@ -96,6 +97,7 @@ class LLM:
         prefix_cache: bool = True,
     ) -> None:
         from pyllm import _core
+        from pyllm.masks import Masks
         from pyllm.models import resolve
         from pyllm.packing import Packing
 
@@ -114,8 +116,10 @@ class LLM:
                 packing.cancel()
             loading.end()
             raise
+        masks = Masks(tokenizer, weights.vocab, lambda: _template_text(file))
         engine = _core.Engine(
             weights,
+            masks=masks,
             eos=sorted(tokenizer.stop_ids),
             context=context,
             kv_bytes=kv_bytes,
@@ -131,7 +135,7 @@ class LLM:
             layers=weights.layers,
             kv_bytes_per_token=weights.kv_block_bytes // 16,
         )
-        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing)
+        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing, masks)
         if packing:
             packing.keep()
 
@@ -143,12 +147,14 @@ class LLM:
         config: Config,
         load_s: float,
         packing: Packing | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.load_s = load_s  # seconds from the file to ready
         self._file = file
         self._packing = packing
+        self._masks = masks
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
         self.context = engine.context  # tokens that one sequence may have
@@ -274,15 +280,14 @@ class LLM:
 
     # -- for callers that wait in their own way ----------------------------------------------------------------
 
-    def job(self, tokens: list[int], params: SamplingParams) -> Job:
-        """A prompt and how to continue it, checked. PyllmError names what is wrong."""
+    def job(self, tokens: list[int], params: SamplingParams, trusted: bool = True) -> Job:
+        """A prompt and how to continue it, checked. PyllmError names what is wrong. Not trusted: a constraint
+        must be one that is compiled within a second."""
         if not tokens:
             raise PyllmError("the prompt is empty: expected at least one token")
-        if params.constraint is not None:
-            raise PyllmError("constraint: this engine cannot honour it yet")
         core = params.to_core(self._breaker_tokens)
         core.validate(self.config.vocab)
-        return Job(tokens, params, core)
+        return Job(tokens, params, core, self._constrained(params, trusted))
 
     def submit(self, job: Job, box: Mailbox, **options: Any) -> Generation:
         """Starts a job. The engine's thread puts its events into `box`, one list per step, beside those of the
@@ -291,7 +296,7 @@ class LLM:
         options: priority (the smaller goes first), cache_salt (prompts share prefixes only under the same one).
         """
         started = time.perf_counter()
-        request = self._thread.submit(job.tokens, job.core, box, **options)
+        request = self._thread.submit(job.tokens, job.core, box, constraint=job.constraint, **options)
         return Generation(request, job, self.tokenizer, started, self.load_s)
 
     def cancel(self, generation: Generation) -> None:
@@ -371,6 +376,14 @@ class LLM:
             for _, generation in running.values():
                 self.cancel(generation)
 
+    def _constrained(self, params: SamplingParams, trusted: bool) -> list[Any]:
+        """States of the answers' constraint for the engine; none where there is none."""
+        if params.constraint is None:
+            return []
+        if self._masks is None:
+            raise PyllmError("constraint: this engine cannot honour it")
+        return self._masks.states(params.constraint, params.n, trusted)
+
     def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
         """Tokens whose text holds a breaker, and breakers that take several tokens."""
         if breakers not in self._breakers:
@@ -419,6 +432,12 @@ def _weights(file: _core.GgufFile, packing: Packing | None, **options: Any) -> _
         return _core.Model(file, pack=False, **options)
     with packing.shown():
         return _core.Model(file, packed=packing.weights, **options)
+
+
+def _template_text(file: _core.GgufFile) -> str:
+    from pyllm.template import template_text
+
+    return template_text(file)
 
 
 def _tokenizer(file: _core.GgufFile) -> Tokenizer:

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "engine/mask_source.h"
 #include "engine/sampler.h"
 #include "engine/sampling_params.h"
 
@@ -17,6 +19,7 @@ struct Request {
   int priority = 0;          // the smaller goes first; among equals the earlier
   std::string cache_salt;    // prefixes are shared only between requests with the same salt
   bool want_logits = false;  // the logits of every prompt token, and nothing generated
+  std::vector<std::unique_ptr<MaskSource::Stream>> constraint;  // [n]; empty: any token may come
 };
 
 enum class Finish {

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -21,6 +22,7 @@ from pyllm.server.logprobs import CompletionLogprobsWriter
 from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from pyllm.server.score import prompt_logprobs
 from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
+from pyllm.server.structure import asked_constraint, field_of, refused
 from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class Completions:
     async def _jobs(self, model: ServedModel, body: CompletionRequest) -> list[Job]:
         service, llm = self._service, model.llm
         params = completion_params(body, model.defaults, service.options)
+        if constraint := asked_constraint(body):
+            params = replace(params, constraint=constraint)
         prompts = _prompts(body)
         if not prompts:
             raise bad_request("prompt: expected at least one, got none", "prompt")
@@ -72,11 +76,14 @@ class Completions:
             )
 
         def prepare() -> list[Job]:
-            return [llm.job(llm.tokenizer.encode(p) if isinstance(p, str) else p, params) for p in prompts]
+            tokens = [llm.tokenizer.encode(p) if isinstance(p, str) else p for p in prompts]
+            return [llm.job(prompt, params, trusted=False) for prompt in tokens]
 
         try:
-            return await service.in_worker(prepare)
+            return await service.in_worker(prepare, compiles=constraint is not None)
         except PyllmError as error:
+            if str(error).startswith("constraint: "):
+                raise refused(error, field_of(body)) from None
             raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
 
     async def _echoes(

@@ -51,7 +51,10 @@ class Responses:
         refuse_not_honoured(body)
         history = self._history(body, exchange)
         system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-        conversation = await begin(service, exchange, place, chat_request(body, system + history))
+        try:
+            conversation = await begin(service, exchange, place, chat_request(body, system + history))
+        except ApiError as error:
+            raise error.named("response_format", "text.format") from None
         writer = _Writer(conversation, body)
 
         def finished(response: ResponseObject) -> None:
@@ -117,6 +120,8 @@ class _Writer:
             top_p=body.top_p,
             tool_choice=body.tool_choice or "auto",
             tools=body.tools or [],
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            text=body.text if body.text and body.text.get("format") else {"format": {"type": "text"}},
         )
 
     def whole(self, parts: list[Part]) -> ResponseObject:

@@ -169,14 +169,14 @@ def _tell_end(chat: Chat, kept: list[Answered], stopped: bool) -> None:
     if stopped:
         chat.tell("stopped")
         return
-    for one in kept:
-        if one.done and one.done.finish == "length":
-            full = one.done.detail not in ("", "max_tokens")
-            why = "the context is full" if full else "--max-tokens reached (/set max_tokens N changes it)"
-            count = one.done.usage.completion_tokens
-            chat.tell(
-                f"the answer was cut after {count} tokens: {why if chat.terminal else why.split(' (')[0]}"
-            )
+    cut = next((one.done for one in kept if one.done and one.done.finish == "length"), None)
+    if cut is not None:
+        count = f"the answer was cut after {cut.usage.completion_tokens} tokens: "
+        if cut.detail not in ("", "max_tokens"):
+            chat.tell(count + "the context is full")
+        else:
+            more = " (/set max_tokens N changes it)" if chat.terminal else ""
+            chat.tell(f"{count}--max-tokens reached{more}")
 
 
 def show_only(chat: Chat, engine: Engine, prompt: Prompt, max_tokens: int) -> str:

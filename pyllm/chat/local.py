@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyllm.chat.engine import Done, Messages, Part, Prompt
 from pyllm.engine_thread import Mail, opened
+from pyllm.errors import PyllmError
 from pyllm.parsers import Content, Parser, Reasoning, dialect_of
 
 if TYPE_CHECKING:
@@ -74,11 +75,14 @@ class LocalStream:
     def __init__(self, llm: LLM, prompt: Prompt, params: SamplingParams, parsers: list[Parser | None]) -> None:
         self._llm = llm
         self._parsers = parsers
+        self._failed: PyllmError | None = None
         self._box: queue.SimpleQueue[Mail] = queue.SimpleQueue()
         self._generation = llm.submit(llm.job(prompt.tokens, params), self._box)
 
     def next(self, timeout: float) -> list[Part]:
-        parts = []
+        parts: list[Part] = []
+        if self._failed is not None:
+            raise self._failed
         try:
             mail = self._box.get(timeout=timeout)
             while True:
@@ -89,6 +93,11 @@ class LocalStream:
                         parts.append(self._part(piece))
                 mail = self._box.get_nowait()
         except queue.Empty:
+            return parts
+        except PyllmError as error:
+            if not parts:
+                raise
+            self._failed = error  # first what came before it
             return parts
 
     def _part(self, piece: Piece) -> Part:

@@ -159,7 +159,10 @@ class RemoteStream:
             came = self._parts.get(timeout=timeout)
             while True:
                 if isinstance(came, Exception):
-                    raise came
+                    if not found:
+                        raise came
+                    self._parts.put(came)  # first what came before it
+                    return found
                 found.append(came)
                 came = self._parts.get_nowait()
         except queue.Empty:

@@ -49,6 +49,7 @@ class Screen:
         ] = []  # the lines that can still change; the cursor stands at the end of the last
         self._gone = 0  # lines of the unfinished text that have left through the top
         self._columns = 0
+        self._open = False  # whether the cursor stands at the end of a line that stays
         self._reflows = any(os.environ.get(name) for name in _REFLOWING)
 
     @property
@@ -79,16 +80,15 @@ class Screen:
             left = left[1:]
             self._gone += 1
         self._shown = left
+        self._open = not left and (self._open or bool(lines))
 
     def end(self, finished: Sequence[Line]) -> None:
         """The last of it; what follows starts on a new line."""
         self.paint(finished, ())
-        if finished or self._shown or self._columns:
-            sys.stdout.write("\r\n" if self._cursor_used else "\r")
+        if self._open:
+            sys.stdout.write("\r\n")
             sys.stdout.flush()
-        self._shown, self._gone, self._columns = [], 0, 0
-
-    _cursor_used = False  # whether the cursor stands at the end of a line that stays
+        self._shown, self._gone, self._columns, self._open = [], 0, 0, False
 
     def _rows_up(self, columns: int) -> int:
         """Rows that the shown lines take, after the width changed: at most what is surely theirs."""
@@ -98,7 +98,7 @@ class Screen:
         return min(now, sum(line.rows(self._columns) for line in self._shown))
 
     def _write(self, lines: Sequence[Line], up: int, columns: int) -> None:
-        out = [_BEGIN, "\r"]
+        out = [_BEGIN, "\r\n" if self._open and lines else "\r"]
         if up > 1:
             out.append(f"\x1b[{up - 1}A")
         # Erasing after a line that ends in the last column would take its last character.
@@ -110,6 +110,5 @@ class Screen:
             out.append("\r\n".join(line.text + "\x1b[K" for line in lines))
             out.append("\x1b[J")
         out.append(_END)
-        self._cursor_used = bool(lines)
         sys.stdout.write("".join(out))
         sys.stdout.flush()

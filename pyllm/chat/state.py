@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 THINK = ("show", "hide", "off")
 
 
+def shown(model: str) -> str:
+    """A model's name for people: of a path the last part."""
+    return model.rsplit("/", 1)[-1].removesuffix(".gguf")
+
+
 @dataclass
 class Answered:
     """One answer of this session. started, first, last: time.perf_counter() seconds; first 0: nothing came."""
@@ -98,7 +103,7 @@ class Chat:
     @property
     def shown(self) -> str:
         """The model's name for people."""
-        return self.model.rsplit("/", 1)[-1].removesuffix(".gguf") or "the server's model"
+        return shown(self.model) or "the server's model"
 
     def record(self, record: Mapping[str, Any], sync: bool = False) -> None:
         """Changes the conversation, and keeps that it was changed."""

@@ -88,7 +88,7 @@ def chat(
         raise UsageError("--json: expected -m TEXT, or turns on standard input")
     from pyllm.chat.loading import Loading
     from pyllm.chat.start import begin
-    from pyllm.chat.state import Chat
+    from pyllm.chat.state import Chat, shown
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_memory": kv_memory}
     options.update(kv_type=kv_type, no_pack=no_pack, precise=precise)
@@ -116,7 +116,7 @@ def chat(
     )
     session.sampling()  # wrong values show before the model loads
     if conversation.model and name != conversation.model and name:
-        note(f"this conversation was with {conversation.model}; it goes on with {name}")
+        note(f"this conversation was with {shown(conversation.model)}; it goes on with {shown(name)}")
     if name != conversation.model:
         session.record({"model": name})
     if system is not None:
@@ -222,13 +222,14 @@ def _names(session: Chat) -> list[str]:
 
 def _list(as_json: bool) -> None:
     from pyllm.chat import store
+    from pyllm.chat.state import shown
 
     found = store.saved()
     if as_json:
         show_json([{**asdict(one), "changed": one.changed.isoformat(timespec="seconds")} for one in found])
         return
     rows = [
-        (one.id, f"{one.changed:%Y-%m-%d %H:%M}", one.turns, one.model, " ".join(one.first.split())[:60])
+        (one.id, f"{one.changed:%Y-%m-%d %H:%M}", one.turns, shown(one.model), " ".join(one.first.split())[:60])
         for one in found
     ]
     table(("ID", "CHANGED", "QUESTIONS", "MODEL", "FIRST"), rows, right=("QUESTIONS",))

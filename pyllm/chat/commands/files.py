@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pyllm.chat.clipboard import copy_text
 from pyllm.chat.commands.branches import show_path
 from pyllm.chat.commands.registry import command
-from pyllm.chat.state import Attachment
+from pyllm.chat.state import Attachment, shown
 from pyllm.chat.talk import ask
 from pyllm.errors import PyllmError
 
@@ -161,7 +161,7 @@ def as_json(chat: Chat) -> str:
         for turn in conversation.path()
     ]
     return (
-        json.dumps({"model": chat.model, "messages": [*system, *messages]}, indent=2, ensure_ascii=False) + "\n"
+        json.dumps({"model": chat.shown, "messages": [*system, *messages]}, indent=2, ensure_ascii=False) + "\n"
     )
 
 
@@ -172,7 +172,7 @@ def as_markdown(chat: Chat) -> str:
         parts.append(f"## System\n\n{chat.conversation.system}\n")
     for turn in chat.conversation.path():
         parts.append(
-            f"## {'You' if turn.role == 'user' else turn.model or 'Assistant'}\n\n{turn.text.strip()}\n"
+            f"## {'You' if turn.role == 'user' else shown(turn.model) or 'Assistant'}\n\n{turn.text.strip()}\n"
         )
     return "\n".join(parts)
 
@@ -194,7 +194,8 @@ def read_file(name: str) -> tuple[Path, str]:
 
 
 def _amount(text: str, tokens: int | None) -> str:
-    lines = f"{text.count(chr(10)) + (not text.endswith(chr(10)))} lines"
+    count = len(text.splitlines())
+    lines = f"{count} line{'s' * (count != 1)}"
     return f"{lines}, {tokens} tokens" if tokens is not None else f"{lines}, {len(text)} characters"
 
 

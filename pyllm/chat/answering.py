@@ -169,6 +169,8 @@ def _tell_end(chat: Chat, kept: list[Answered], stopped: bool) -> None:
     if stopped:
         chat.tell("stopped")
         return
+    if chat.silent:
+        return  # the document says it
     cut = next((one.done for one in kept if one.done and one.done.finish == "length"), None)
     if cut is not None:
         count = f"the answer was cut after {cut.usage.completion_tokens} tokens: "

@@ -65,8 +65,8 @@ def warn(chat: Chat) -> None:
         chat.warned = True
         left = max(0, context - chat.used)
         chat.tell(
-            f"the context is {chat.used / context:.0%} full: {left} tokens are left; then you can drop the oldest "
-            "turns or have them summarised"
+            f"the context is {chat.used / context:.0%} full: {left} tokens are left; then you can drop the "
+            "oldest turns or have them summarised"
         )
 
 

@@ -56,9 +56,8 @@ def branches(chat: Chat, argument: str) -> None:
         )
         mark = "*" if end == conversation.head else " "
         own = path[shared:] or path[-2:]
-        chat.show(
-            f"{mark} {number:>2}  {asked} question{'s' * (asked != 1)}, {where}: {' → '.join(_short(turn) for turn in own[-2:])}"
-        )
+        said = " → ".join(_short(turn) for turn in own[-2:])
+        chat.show(f"{mark} {number:>2}  {asked} question{'s' * (asked != 1)}, {where}: {said}")
 
 
 def show_path(chat: Chat, last: int = 0) -> None:

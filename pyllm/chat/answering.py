@@ -97,8 +97,9 @@ def answer(chat: Chat, prompt: Prompt, n: int = 1) -> list[Answered]:
             raise error
         raise StoppedError
     for one in kept:
+        one.error = error
         _account(chat, one)
-    if error:
+    if error and chat.terminal:
         chat.tell(f"{error}\nWhat came of the answer was kept.")
     chat.record({"head": kept[0].turn.id}, sync=True)
     chat.answers += kept

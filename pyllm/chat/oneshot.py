@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(chat: Chat, turns: Iterable[str], as_json: bool) -> bool:
-    """Asks them one after the other. False when Ctrl-C stopped an answer."""
+    """Asks them one after the other. False when Ctrl-C stopped an answer; PyllmError when one failed."""
     if chat.loading.wait() and (note := chat.engine.note):
         chat.tell(note)
     found = []
@@ -27,6 +27,8 @@ def run(chat: Chat, turns: Iterable[str], as_json: bool) -> bool:
             return False
         if one is not None:
             found.append(one)
+            if one.error is not None:
+                raise one.error
         if one is None or one.done is None:
             if as_json and found:
                 _show(chat, found)

@@ -79,7 +79,7 @@ def _take(chat: Chat, text: str) -> bool:
         raise
     except PyllmError as error:
         raise PyllmError(f"{error}\nThis turn was not added to the conversation.") from error
-    return one is not None and one.done is None
+    return one is not None and one.done is None and one.error is None
 
 
 def _watch(chat: Chat, typed: Input) -> None:

@@ -40,6 +40,7 @@ class Answered:
     tokens: int = 0
     logprobs: list[Logprob] = field(default_factory=list)
     done: Done | None = None
+    error: PyllmError | None = None  # that ended it
     before: tuple[int, ...] = ()  # of the tokens computed earlier in this session, those most like the prompt
 
     @property

@@ -159,3 +159,24 @@ def test_a_server_of_openais_form(run, stream, code, out, err):
     assert asked[0]["messages"] == [{"role": "user", "content": "x"}]
     assert asked[0]["temperature"] == 0.5
     assert "top_p" not in asked[0]  # what was not chosen is the server's choice
+
+
+def test_a_conversation_is_read_ahead(model):
+    import time
+
+    from pyllm import SamplingParams
+    from pyllm.chat.local import LocalEngine
+
+    before = [{"role": "user", "content": "hello " * 40}, {"role": "assistant", "content": "yes"}]
+    with LLM(model, threads=1) as llm:
+        engine = LocalEngine(llm, "tiny")
+        engine.warm(before)
+        while llm.stats()["running"] or not llm.stats()["tokens_computed"]:
+            time.sleep(0.01)
+        prompt = engine.prompt([*before, {"role": "user", "content": "and?"}])
+        stream = engine.start(prompt, SamplingParams(max_tokens=1))
+        parts = []
+        while not parts or parts[-1].done is None:
+            parts += stream.next(0.1)
+        engine.warm([{"role": "user", "content": "long " * 3000}])  # does not fit: nothing happens
+    assert parts[-1].done.usage.cached_tokens >= len(prompt.tokens) - 48

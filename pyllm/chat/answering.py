@@ -137,7 +137,7 @@ def new_display(chat: Chat, n: int) -> Display:
         from pyllm.chat.columns import Columns, Silent
 
         return Columns(n) if fancy else Silent(n)
-    return Rendered(think, colours()) if fancy and not chat.raw else Plain(think)
+    return Rendered(think, colours()) if fancy and not chat.raw and not chat.constraint else Plain(think)
 
 
 def _capable() -> bool:

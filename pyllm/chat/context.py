@@ -32,21 +32,18 @@ def fit(chat: Chat, engine: Engine, parent: int, text: str) -> Prompt | None:
     if not turns:
         raise PyllmError(f"the message alone makes a prompt of {have} tokens, the context has {context}")
     count = sum(turn.role == "user" for turn in turns)
+    oldest = f"{count} turns" if count > 1 else "turn"
     chat.tell(
         f"the context is full: with this message the prompt has {have} of {context} tokens.\n"
-        f"  d  drop the oldest {count} turn{'s' * (count > 1)} for the model (the transcript keeps them)\n"
-        f"  s  summarise them instead\n"
+        f"  d  drop the oldest {oldest} for the model; the transcript keeps all\n"
+        f"  s  put a summary in their place\n"
         f"  Enter  do not send it"
     )
-    choice = chat.choose("d, s or Enter> ").strip().lower()
-    if choice in ("d", "drop"):
-        summary = ""
-    elif choice in ("s", "summarise", "summarize"):
-        summary = _summary(chat, engine, turns)
-        if not summary:
-            return None
-    else:
-        chat.draft = text if not chat.attachments else ""
+    while (choice := chat.choose("d, s or Enter> ").strip().lower()) not in ("d", "s", ""):
+        pass
+    summary = _summary(chat, engine, turns) if choice == "s" else ""
+    if choice == "" or (choice == "s" and not summary):
+        chat.draft = "" if chat.attachments else text
         return None
     chat.record({"cut": turns[-1].id, "summary": summary}, sync=True)
     chat.warned = False
@@ -103,8 +100,11 @@ def _summary(chat: Chat, engine: Engine, turns: list[Turn]) -> str:
     room = max(64, engine.context // 8)
     while True:
         prompt = engine.prompt([*said, {"role": "user", "content": _SUMMARISE}], think=False)
-        if len(prompt.tokens) + room <= engine.context or len(said) <= 2:
+        if len(prompt.tokens) + room <= engine.context:
             break
+        if len(said) <= 2:
+            chat.tell("the turns are too long to be summarised within the context: drop them instead")
+            return ""
         said = said[2:]
         chat.tell("the oldest turn does not fit beside the others: the summary leaves it out")
     started = time.perf_counter()

@@ -86,6 +86,10 @@ class Engine(Protocol):
         PyllmError when they can never come."""
         ...
 
+    def warm(self, messages: Messages) -> None:
+        """Reads a conversation ahead, where that can be done, until an answer is asked for."""
+        ...
+
     def token(self, id: int) -> str | None:
         """A token's text, where known."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ from pyllm.chat.engine import Done, Messages, Part, Prompt
 from pyllm.engine_thread import Mail, opened
 from pyllm.errors import PyllmError
 from pyllm.parsers import Content, Parser, Reasoning, dialect_of
+from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from pyllm.completion import Piece
+    from pyllm.generation import Generation
     from pyllm.llm import LLM
-    from pyllm.sampling import SamplingParams
 
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
@@ -28,6 +30,7 @@ class LocalEngine:
         self.name = name
         self.context = llm.context
         self._llm = llm
+        self._warming: Generation | None = None
         template = llm.template
         self._dialect = dialect_of(template.source, llm.config.architecture)
         self.thinks = self._dialect.thinking is not None
@@ -50,6 +53,9 @@ class LocalEngine:
         return len(self._llm.tokenizer.encode(text, add_bos=False))
 
     def start(self, prompt: Prompt, params: SamplingParams, chosen: Set[str] = frozenset()) -> LocalStream:
+        if self._warming is not None:
+            self._llm.cancel(self._warming)  # what was read stays in the prefix cache
+            self._warming = None
         params = self._llm.chat_params(params)
         if self._visible:
             params = replace(params, visible_tokens=self._visible)
@@ -58,6 +64,11 @@ class LocalEngine:
             end = self._llm.tokenizer.decode(prompt.tokens[-_PROMPT_END:])
             parsers = [self._dialect.parser(prompt=end) for _ in range(params.n)]
         return LocalStream(self._llm, prompt, params, parsers)
+
+    def warm(self, messages: Messages) -> None:
+        with suppress(PyllmError):  # one that does not fit is told of with the next question
+            job = self._llm.job(self._llm.chat_tokens(messages), SamplingParams(max_tokens=1))
+            self._warming = self._llm.submit(job, queue.SimpleQueue())
 
     def token(self, id: int) -> str:
         return self._llm.tokenizer.piece(id)

@@ -111,6 +111,9 @@ class RemoteEngine:
             }
         return RemoteStream(self._http, f"{self._base}/v1/chat/completions", asked)
 
+    def warm(self, messages: Messages) -> None:
+        pass  # the server's work is not ours to spend
+
     def token(self, id: int) -> None:
         return None
 

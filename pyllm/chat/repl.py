@@ -88,6 +88,8 @@ def _watch(chat: Chat, typed: Input) -> None:
     def changed() -> None:
         if (error := chat.loading.error) is not None:
             typed.leave(error)
+        elif chat.conversation.head:
+            chat.read_ahead()
         typed.refresh()
 
     chat.loading.changed = changed

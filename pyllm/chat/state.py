@@ -144,6 +144,10 @@ class Chat:
             more["constraint"] = self.constraint
         return self.params(self.model, {**self.chosen, **more})
 
+    def read_ahead(self) -> None:
+        """Lets the model read the conversation while the person types."""
+        self.engine.warm(self.conversation.messages())
+
     def show(self, text: str = "") -> None:
         """What a command prints; answers alone go into a redirected standard output."""
         out = sys.stdout if sys.stdout.isatty() else sys.stderr

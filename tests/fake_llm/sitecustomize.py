@@ -79,6 +79,10 @@ class Tokenizer:
         return False
 
 
+class Tokens(list):
+    """They know what they were made of."""
+
+
 class FakeLLM:
     def __init__(self, path, **options):
         time.sleep(float(os.environ.get("FAKE_LLM_LOAD_S", "0")))
@@ -129,14 +133,15 @@ class FakeLLM:
     def chat_tokens(self, messages, **arguments):
         self._arguments = arguments
         tokens = self.tokenizer.encode(" ".join(f"<{m['role']}> {m['content']}" for m in messages))
-        self._messages = messages
+        tokens = Tokens(tokens)
+        tokens.messages = messages
         return tokens
 
     def chat_params(self, params):
         return params
 
     def job(self, tokens, params):
-        return SimpleNamespace(messages=self._messages, params=params)
+        return SimpleNamespace(messages=tokens.messages, params=params)
 
     def submit(self, job, box):
         if job.messages[-1]["content"] == "full":

@@ -131,6 +131,8 @@ def load(chat: Chat, argument: str) -> None:
         chat.show(f"(it was with {was}; it goes on with {chat.model}, /model {was} changes that)")
         chat.record({"model": chat.model})
     show_path(chat, last=4)
+    if chat.loading.done and conversation.head:
+        chat.read_ahead()
 
 
 @command("/export FILE", "the conversation as markdown (.md), or its messages as JSON (.json)", "path")

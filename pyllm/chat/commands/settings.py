@@ -134,7 +134,9 @@ def model(chat: Chat, argument: str) -> None:
     chat.used = 0
     chat.record({"model": chat.model}, sync=True)
     context = f", a context of {engine.context} tokens" if engine and engine.context else ""
-    chat.show(f"now {chat.shown}{context}; it reads the conversation with the next message")
+    chat.show(f"now {chat.shown}{context}; it reads the conversation meanwhile")
+    if chat.conversation.head:
+        chat.read_ahead()
     if engine and engine.note:
         chat.tell(engine.note)
 

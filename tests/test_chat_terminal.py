@@ -24,23 +24,21 @@ FAKE = Path(__file__).parent / "fake_llm"
 ROOT = Path(pyllm.__file__).parents[1]
 
 
-@pytest.fixture
-def tiny(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")
+def write_tiny(folder):
+    writer = gguf.GGUFWriter(folder / "tiny.gguf", "llama")
     writer.add_chat_template("{{ messages }}")
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return str(tmp_path / "tiny.gguf")
+    return str(folder / "tiny.gguf")
 
 
-@pytest.fixture
-def env(tmp_path):
+def environment(home):
     return {
         **os.environ,
         "PYTHONPATH": f"{FAKE}{os.pathsep}{ROOT}",
-        "PYLLM_HOME": str(tmp_path / "home"),
+        "PYLLM_HOME": str(home),
         "EDITOR": "false",
         "VISUAL": "",
         "DISPLAY": "",
@@ -48,23 +46,53 @@ def env(tmp_path):
     }
 
 
+def opened(env, arguments, columns=160, rows=40):
+    return ChatTerminal([sys.executable, "-m", "pyllm", "chat", *arguments], env, columns, rows)
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    return write_tiny(tmp_path)
+
+
+@pytest.fixture
+def env(tmp_path):
+    return environment(tmp_path / "home")
+
+
 @pytest.fixture
 def start(env, tiny):
-    opened = []
+    """Opens a chat of the test's own."""
+    chats = []
 
     def call(*arguments, columns=160, rows=40, **more):
-        command = [sys.executable, "-m", "pyllm", "chat", *(arguments or (tiny,))]
-        opened.append(ChatTerminal(command, {**env, **more}, columns, rows))
-        return opened[-1]
+        chats.append(opened({**env, **more}, arguments or (tiny,), columns, rows))
+        return chats[-1]
 
     yield call
-    for one in opened:
+    for one in chats:
         one.end()
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One chat for many tests: starting takes longer than most of them."""
+    folder = tmp_path_factory.mktemp("shared")
+    chat = opened(environment(folder / "home"), [write_tiny(folder)])
+    yield chat
+    chat.end()
+
+
 @pytest.fixture
-def chat(start):
-    return start()
+def chat(shared):
+    """The shared chat at an empty prompt of a new conversation, with settings as they were."""
+    shared.settle(0.02)
+    shared.screen.reset()
+    shared.raw = b""
+    shared.type("\x15/clear\r")  # after what may stand at the prompt
+    shared.see("a new conversation")
+    shared.say("/unset all", "own values")
+    return shared
 
 
 def transcript(tmp_path):
@@ -109,7 +137,8 @@ def test_raw_answers_are_as_the_model_wrote_them(start, tiny):
     assert "# Title **b**" in chat.lines
 
 
-def test_resizing_while_an_answer_comes_loses_nothing(chat):
+def test_resizing_while_an_answer_comes_loses_nothing(start):
+    chat = start()
     chat.prompt()
     chat.type("long\r")
     chat.see(r"\bw30\b")
@@ -272,7 +301,8 @@ def test_a_failing_answer_keeps_what_came(chat):
 # -- commands --------------------------------------------------------------------------------------------------
 
 
-def test_help_exit_and_unknown_commands(chat):
+def test_help_exit_and_unknown_commands(start):
+    chat = start()
     chat.say("/help", "/why ")
     assert "Ctrl-C stops an answer" in chat.text
     chat.say("/help retry", "side by side")
@@ -291,7 +321,7 @@ def test_system(chat):
     chat.say("/system", "there is no system message")
 
 
-def test_set_and_unset(chat, tmp_path, env):
+def test_set_and_unset(chat):
     chat.say("/set", r"xtc_threshold +0\.1 +0 to 1 ")
     chat.say("/set temperature 101", "expected 0 to 100, got 101")
     chat.say("/set temperature warm", "temperature: expected 0 to 100, got 'warm'")
@@ -330,7 +360,8 @@ def test_every_sampling_option_is_there_and_its_range_is_right():
                     SamplingParams(**{name: wrong})
 
 
-def test_undo_regen_and_branches(chat):
+def test_undo_regen_and_branches(start):
+    chat = start()
     chat.say("count", "answer 1")
     chat.say("/regen", "answer 2")
     chat.say("/branches", r"\*  2 ")
@@ -423,8 +454,10 @@ def test_save_load_and_export(chat, tmp_path):
     messages = json.loads((tmp_path / "c.json").read_text())["messages"]
     assert messages == [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "HELLO "}]
     chat.say("/clear", "a new conversation")
+    chat.say("/system Be brief.", "was changed")
     chat.say(f"/load {tmp_path}/copy.jsonl", "> hello")
     chat.say("history", '"HELLO "')
+    assert "system" not in chat.see(r"^\[\{.*")[0]  # the one before had a system message, this one has none
     (tmp_path / "bad.jsonl").write_text("{}\n")
     chat.say(f"/load {tmp_path}/bad.jsonl", "expected a conversation of pyllm chat")
     chat.say("/load", "1 questions|2 questions")
@@ -464,7 +497,8 @@ def test_json_takes_a_schema(chat, tmp_path):
     chat.say("/json off", "free text")
 
 
-def test_model_switches_and_keeps_the_conversation(chat, tmp_path):
+def test_model_switches_and_keeps_the_conversation(start, tmp_path):
+    chat = start()
     other = tmp_path / "other.gguf"
     other.write_bytes((tmp_path / "tiny.gguf").read_bytes())
     chat.say("hello", "HELLO")
@@ -500,8 +534,8 @@ def test_a_full_context_is_a_choice(start):
 
 
 def test_a_summary_takes_the_place_of_the_oldest_turns(start):
-    chat = start(FAKE_LLM_CONTEXT="100")
-    for i in range(2):
+    chat = start(FAKE_LLM_CONTEXT="200")
+    for i in range(4):
         chat.say(f"q{i} " + "w " * 20, f"Q{i}")
     chat.prompt()
     chat.type("more " + "w " * 20 + "\r")

@@ -97,7 +97,7 @@ def _summary(chat: Chat, engine: Engine, turns: list[Turn]) -> str:
             {"role": "assistant", "content": "Yes."},
             *said,
         ]
-    room = max(64, engine.context // 8)
+    room = min(_ANSWER, max(32, engine.context // 8))
     while True:
         prompt = engine.prompt([*said, {"role": "user", "content": _SUMMARISE}], think=False)
         if len(prompt.tokens) + room <= engine.context:

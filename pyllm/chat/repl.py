@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prompt_toolkit.history import InMemoryHistory
+
 from pyllm.chat import store
 from pyllm.chat.answering import StoppedError
 from pyllm.chat.commands import find
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 
 def run(chat: Chat) -> None:
     """Until the person leaves."""
+    kept = chat.transcript is not None
     typed = Input(
-        History(store.folder() / "history", chat.tell),
+        History(store.folder() / "history", chat.tell) if kept else InMemoryHistory(),
         CommandCompleter(lambda: chat.models(chat), _conversations),
         lambda: status(chat),
         chat.tell,
@@ -68,6 +71,7 @@ def _take(chat: Chat, text: str) -> bool:
     """A command or a message; whether an answer to it was stopped."""
     if text.startswith("/"):
         name, _, argument = text.partition(" ")
+        chat.parent = None  # what /edit began is given up
         find(name.strip()).run(chat, argument.strip())
         return False
     text = text.strip()

@@ -33,8 +33,9 @@ def ask(chat: Chat, text: str) -> Answered | None:
     except (PyllmError, StoppedError):
         chat.record({"head": stood}, sync=True)
         raise
+    finally:
+        chat.parent = None
     chat.attachments.clear()
-    chat.parent = None
     warn(chat)
     return found[0]
 

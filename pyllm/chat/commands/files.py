@@ -113,14 +113,11 @@ def load(chat: Chat, argument: str) -> None:
     path = Path(argument).expanduser()
     if "/" in argument or path.suffix or path.is_file():
         conversation, _, _ = read_transcript(path)
-        if chat.transcript is None:
-            chat.go_on_with(conversation, None)
-        else:
-            chat.begin_anew()  # a copy in the folder: the file itself is left alone
+        copy = store.create(chat.tell) if chat.transcript is not None else None  # the file itself is left alone
+        chat.go_on_with(conversation, copy)
+        if copy is not None:
             for record in records(conversation):
-                if chat.transcript is not None:
-                    chat.transcript.append(record)
-            chat.conversation = conversation
+                copy.append(record)
     else:
         if chat.transcript is not None and chat.transcript.id == argument:
             raise PyllmError("that is this conversation")

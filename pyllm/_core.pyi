@@ -147,6 +147,8 @@ class Event:
     def queue_s(self) -> float: ...
     @property
     def logits(self) -> npt.NDArray[np.float32] | None: ...
+    @property
+    def embedding(self) -> npt.NDArray[np.float32] | None: ...
 
 class MaskSource(Protocol):
     """Says which tokens may come next in the streams of constrained requests."""
@@ -179,6 +181,7 @@ class Engine:
         priority: int = 0,
         cache_salt: str = "",
         want_logits: bool = False,
+        pooling: Literal["last", "mean"] | None = None,
         constraint: list[Any] = ...,
     ) -> None: ...
     def cancel(self, id: int) -> None: ...

@@ -14,7 +14,7 @@ from typing import Any
 from pyllm.constraint import Constraint
 from pyllm.errors import PyllmError
 
-MAX_SECONDS = 0.8  # of processor time that compiling an untrusted constraint may take
+MAX_SECONDS = 0.5  # of processor time that compiling an untrusted constraint may take
 _MAX_MEMORY = 2 << 30  # bytes of address space
 _MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
 # Between JSON's tokens. Without a bound, small models write white space until their context is full.
@@ -86,13 +86,24 @@ def _explained(constraint: Constraint, wrong: str) -> str:
     if line and constraint.kind == "grammar":
         reason_line = wrong[line.end() :].splitlines()[0]
         return f"the grammar is wrong at line {line[1]}, column {line[2]}: {reason_line[:300]}"
+    if schema := re.search(r"failed to compile JSON schema: (.*)", wrong):
+        return f"a schema cannot be followed: {schema[1][:300]}"
     what = "schema" if constraint.kind == "json" else "grammar"
     return f"the {what} cannot be followed: {' '.join(wrong.split())[:500]}"
 
 
 # -- untrusted constraints -------------------------------------------------------------------------------------
 
+_MULTIPLIES = re.compile(r'"(multipleOf|pattern|patternProperties|allOf|oneOf|not|if|dependent\w+)"')
+_REPEATS = re.compile(r"[{%]")
 _CHILD = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from pyllm.grammar import child; child()"
+
+
+def surely_cheap(constraint: Constraint) -> bool:
+    """Whether compiling it takes milliseconds: small, and without what multiplies."""
+    schemas = constraint.kind in ("json", "lark")
+    text = constraint.text
+    return len(text) <= (8192 if schemas else 200) and not (_MULTIPLIES if schemas else _REPEATS).search(text)
 
 
 def check_cost(constraint: Constraint) -> None:
@@ -100,13 +111,17 @@ def check_cost(constraint: Constraint) -> None:
     because nothing else can be stopped half-way; what else is wrong with it, compiled() says."""
     command = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
     try:
-        done = subprocess.run(
+        done: subprocess.CompletedProcess[bytes] | None = subprocess.run(
             command, input=json.dumps(asdict(constraint)).encode(), capture_output=True, timeout=10
         )
-        cheap = done.returncode == 0
+    except OSError as error:
+        raise PyllmError(f"constraint: no process can be started to try it: {error}") from error
     except subprocess.TimeoutExpired:
-        cheap = False
-    if not cheap:
+        done = None
+    if done and done.returncode > 0:
+        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        raise PyllmError(f"constraint: trying it failed: {''.join(last)[:300]}")
+    if not done or done.returncode != 0:  # ended by the system
         raise PyllmError(
             f"constraint: expected one that is compiled in {MAX_SECONDS:g} s; make it smaller: fewer "
             "properties and alternatives, shorter patterns, smaller bounds"

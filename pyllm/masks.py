@@ -36,14 +36,14 @@ class Masks:
     def states(self, constraint: Constraint, n: int, trusted: bool = True) -> list[Any]:
         """For `n` streams that begin. PyllmError says what is wrong with the constraint. Not trusted: one that
         takes too long to compile is refused."""
-        from pyllm.grammar import check_cost, compiled
+        from pyllm.grammar import check_cost, compiled, surely_cheap
 
         with self._lock:
             if self._vocabulary is None:
                 self._vocabulary = self._build()
             found = self._compiled.get(constraint)
         if found is None:
-            if not trusted:
+            if not trusted and not surely_cheap(constraint):
                 check_cost(constraint)
             found = compiled(constraint, self._vocabulary)
         with self._lock:

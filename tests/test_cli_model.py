@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pyllm
@@ -63,6 +64,30 @@ def test_generate_twice_with_one_seed(run, model):
     assert out.removesuffix("\n") == done["text"].removesuffix("\n")
 
 
+def test_constrained_answers(run, model, tmp_path):
+    schema, grammar = tmp_path / "schema.json", tmp_path / "x.gbnf"
+    schema.write_text('{"enum": [[1, true], [2, false]]}')
+    grammar.write_text('root ::= "yes" | "no"\n')
+    for options, expected in [
+        (["--json-schema", schema], {"[1,true]", "[2,false]"}),
+        (["--json-schema", schema.read_text()], {"[1,true]", "[2,false]"}),
+        (["--regex", "(ab){3}"], {"ababab"}),
+        (["--grammar", grammar], {"yes", "no"}),
+    ]:
+        code, out, err = run("generate", model, "-p", "x", "--max-tokens", "50", *options)
+        assert (code, "".join(out.split()) in expected) == (0, True), (out, err)
+    for options, code, said in [
+        (["--regex", "a(b"], 1, "wrong at character 2: unclosed group"),
+        (["--regex", "a", "--grammar", grammar], 2, "--regex and --grammar: expected only one of them"),
+        (["--json-schema", "{"], 2, "--json-schema: the schema is not JSON"),
+        (["--grammar", tmp_path / "none"], 2, "No such file"),
+    ]:
+        found, out, err = run("generate", model, "-p", "x", *options)
+        assert (found, out) == (code, ""), err
+        assert said in err
+        assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -92,6 +117,25 @@ def test_a_truncated_model(run, model, tmp_path):
     code, out, err = run("generate", half, "-p", "x")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "half.gguf" in err
+
+
+def test_embed(run, model):
+    with pyllm.LLM(model, threads=1) as llm:
+        last, mean = llm.embed(["Hello", "you"]), llm.embed(["Hello", "you"], "mean")
+    code, out, err = run("embed", model, "Hello", "you", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"embeddings": [vector.tolist() for vector in last]}
+    code, out, _ = run("embed", model, "--pooling", "mean", stdin=b"Hello\nyou\n")
+    assert code == 0
+    assert [[np.float32(value) for value in line.split(" ")] for line in out.splitlines()] == [
+        vector.tolist() for vector in mean
+    ]
+    code, out, err = run("embed", model, "Hello", "")
+    assert (code, out, err) == (
+        1,
+        "",
+        "pyllm: texts[1]: the prompt is empty: expected at least one character\n",
+    )
 
 
 def test_tokenize(run, model):

@@ -17,7 +17,7 @@ from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from pyllm.completion import Piece
-    from pyllm.generation import Generation
+    from pyllm.generation import Request
     from pyllm.llm import LLM
 
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
@@ -30,7 +30,7 @@ class LocalEngine:
         self.name = name
         self.context = llm.context
         self._llm = llm
-        self._warming: Generation | None = None
+        self._warming: Request[Piece] | None = None
         template = llm.template
         self._dialect = dialect_of(template.source, llm.config.architecture)
         self.thinks = self._dialect.thinking is not None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,12 +28,13 @@ from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
     from pyllm.completion import Completion, Piece
-    from pyllm.generation import Job
+    from pyllm.generation import Job, Work
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
     from pyllm.server.service import ServedModel, Service
 
+_T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
 
@@ -58,7 +59,7 @@ class Conversation:
         self,
         model: ServedModel,
         job: Job,
-        answers: Answers,
+        answers: Answers[Piece],
         exchange: Exchange,
         parsers: list[Parser | None],
         many: bool = True,
@@ -182,8 +183,8 @@ def _end_of(model: ServedModel, tokens: list[int]) -> str:
 
 
 def start(
-    service: Service, model: ServedModel, jobs: list[Job], body: ChatRequest | Any, exchange: Exchange
-) -> Answers:
+    service: Service, model: ServedModel, jobs: Sequence[Work[_T]], body: ChatRequest | Any, exchange: Exchange
+) -> Answers[_T]:
     """Submits the request's jobs; they end with the exchange at the latest."""
     salt = service.salt(exchange, body.cache_salt)
     try:

@@ -65,6 +65,8 @@ def chat(
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     **sampling: Any,
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer (what came is kept), Ctrl-D leaves, /help lists the commands.
@@ -91,7 +93,7 @@ def chat(
     from pyllm.chat.state import Chat, shown
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_memory": kv_memory}
-    options.update(kv_type=kv_type, no_pack=no_pack, precise=precise)
+    options.update(kv_type=kv_type, no_pack=no_pack, precise=precise, device=device, gpu_layers=gpu_layers)
 
     def prepare(name: str) -> Callable[[], Engine]:
         return _remote(server, name) if server else _local(name, options)

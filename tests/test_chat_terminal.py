@@ -484,9 +484,11 @@ def test_think(start):
 
 def test_think_off_asks_the_model_not_to(start, tmp_path):
     chat = start(FAKE_LLM_LOG=str(tmp_path / "log"))
-    chat.say("/think off", "asked not to be made; this model makes none")
     chat.say("hello", "HELLO")
-    assert json.loads((tmp_path / "log").read_text().split("\n")[0])["arguments"] == {"enable_thinking": False}
+    chat.say("/think off", "asked not to be made; this model makes none")
+    chat.say("again", "AGAIN")
+    asked = [json.loads(line) for line in (tmp_path / "log").read_text().split("\n") if line.startswith("{")]
+    assert [one["arguments"] for one in asked] == [{}, {"enable_thinking": False}]
 
 
 def test_json_takes_a_schema(chat, tmp_path):

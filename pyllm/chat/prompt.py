@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.application import get_app, run_in_terminal
+from prompt_toolkit.application import Application, get_app, run_in_terminal
 from prompt_toolkit.filters import Condition, is_searching
 from prompt_toolkit.history import History, InMemoryHistory
 from prompt_toolkit.input.ansi_escape_sequences import ANSI_SEQUENCES
@@ -72,14 +73,19 @@ class Input:
 
     def refresh(self) -> None:
         """From any thread: the status has changed."""
-        self._session.app.invalidate()
+        self._soon(lambda app: app.invalidate())
 
     def leave(self, error: BaseException) -> None:
         """From any thread: ask() raises `error` now."""
+        self._soon(lambda app: app.exit(exception=error))
+
+    def _soon(self, act: Callable[[Application[str]], None]) -> None:
         app = self._session.app
         loop = app.loop
-        if loop is not None and app.is_running:
-            loop.call_soon_threadsafe(lambda: app.is_running and app.exit(exception=error))
+        if loop is None:
+            return  # between two prompts; the next one sees for itself
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(lambda: act(app) if app.is_running and not app.is_done else None)
 
     def _after(self, started: Callable[[], None] | None) -> Callable[[], None] | None:
         if started is None:

@@ -12,10 +12,9 @@ import threading
 import pytest
 
 pytest.importorskip("pyllm._core")
-from serving import Serving, tiny_model
+from serving import serving, tiny_model
 
 from pyllm import LLM
-from pyllm.server.options import ServeOptions
 
 OPTIONS = ("--max-tokens", "12", "--temperature", "0")
 
@@ -27,10 +26,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(model):
-    serving = Serving(lambda: LLM(model), ServeOptions(host="127.0.0.1", port=0), {})
-    serving.wait_ready()
-    yield serving
-    serving.stop()
+    with serving(lambda: LLM(model), host="127.0.0.1", port=0) as running:
+        yield running
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 import click
 
 from pyllm import __version__
+from pyllm.cli.batch import batch
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
 from pyllm.cli.doctor import doctor
@@ -83,5 +84,5 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, bench, doctor):
+for command in (generate, chat, batch, serve, pull, list_models, show, rm, tokenize, bench, doctor):
     app.add_command(command)

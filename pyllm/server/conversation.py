@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
+    from pyllm.server.options import ServeOptions
     from pyllm.server.service import ServedModel, Service
 
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
@@ -57,9 +58,15 @@ class Conversation:
 
     async def next(self) -> list[Part]:
         """At least one part; none when all answers have ended. ApiError and ClientLeftError end it early."""
-        pieces = await self._answers.next()
+        return self._parts(await self._answers.next())
+
+    async def rest(self) -> list[Part]:
+        """As next(), all that is still to come at once."""
+        return self._parts(await self._answers.rest())
+
+    def _parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
         if pieces:
-            self.tally.first_token()
+            self.tally.first_token(self._answers.first)
         return [self._part(piece) for _, piece in pieces]
 
     def _part(self, piece: Piece) -> Part:
@@ -93,10 +100,8 @@ class Conversation:
         if frames is not None:
             exchange_of(request).streamed = True
             return EventStream(frames(), self._answers)
-        parts: list[Part] = []
         async with watching(request.receive, self._answers):
-            while more := await self.next():
-                parts += more
+            parts = await self.rest()
         return json_response(whole(parts))
 
 
@@ -105,6 +110,18 @@ async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRe
     model = service.model(body.model)
     job, tools = await prepare(service, model, body)
     place.grow(job.params.n)
+    return converse(service, exchange, model, body, job, tools)
+
+
+def converse(
+    service: Service,
+    exchange: Exchange,
+    model: ServedModel,
+    body: ChatRequest,
+    job: Job,
+    tools: list[dict[str, Any]] | None,
+) -> Conversation:
+    """Puts to the model what prepare() has made of the request."""
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
     prompt = model.llm.tokenizer.decode(job.tokens[-_PROMPT_END:])
     parsers = [model.parser(tools, prompt) for _ in range(job.params.n)]
@@ -116,7 +133,14 @@ async def prepare(
     service: Service, model: ServedModel, body: ChatRequest
 ) -> tuple[Job, list[dict[str, Any]] | None]:
     """The prompt's tokens with their parameters, and the tools that the model may call."""
-    options, template = service.options, model.llm.template
+    return await service.in_worker(lambda: prepared(service.options, model, body))
+
+
+def prepared(
+    options: ServeOptions, model: ServedModel, body: ChatRequest
+) -> tuple[Job, list[dict[str, Any]] | None]:
+    """As prepare(), at once, on any thread."""
+    template = model.llm.template
     if len(body.messages) > options.max_messages:
         raise bad_request(
             f"messages: expected at most {options.max_messages}, got {len(body.messages)}", "messages"
@@ -126,12 +150,8 @@ async def prepare(
     tools = body.tools if body.tools and body.tool_choice != "none" else None
     if visible := model.visible_tokens:
         params = replace(params, visible_tokens=visible)
-
-    def encode() -> Job:
-        return model.llm.job(template.encode(body.messages, tools=tools, **arguments), params)
-
     try:
-        return await service.in_worker(encode), tools
+        return model.llm.job(template.encode(body.messages, tools=tools, **arguments), params), tools
     except PyllmError as error:
         raise from_pyllm(error, frozenset(ChatRequest.__struct_fields__)) from None
 

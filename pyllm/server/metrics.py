@@ -54,6 +54,7 @@ class Metrics:
         self._prompt = self._counter("pyllm_prompt_tokens", "Tokens of prompts.")
         self._cached = self._counter("pyllm_prompt_cached_tokens", "Of them, not computed again.")
         self._generated = self._counter("pyllm_generation_tokens", "Tokens of answers.")
+        self._rows = Counter("pyllm_batch_rows", "Rows of jobs.", ["outcome"], registry=self.registry)
         self._left = self._counter("pyllm_clients_left", "Requests whose client did not wait for the answer.")
         self._gaps = _Gaps()
         self.registry.register(self._gaps)
@@ -70,13 +71,21 @@ class Metrics:
         if not exchange.model:
             return
         self._duration.observe(time.perf_counter() - exchange.started)
-        self._prompt.inc(exchange.prompt_tokens)
-        self._cached.inc(exchange.cached_tokens)
-        self._generated.inc(exchange.completion_tokens)
+        self._count_tokens(exchange)
         if exchange.queue_s is not None:
             self._queue.observe(exchange.queue_s)
         if exchange.first_token_s is not None:
             self._first.observe(exchange.first_token_s)
+
+    def row(self, exchange: Exchange, failed: bool) -> None:
+        """Counts a row of a job; how long it took says nothing, as it runs when there is room."""
+        self._rows.labels("failed" if failed else "answered").inc()
+        self._count_tokens(exchange)
+
+    def _count_tokens(self, exchange: Exchange) -> None:
+        self._prompt.inc(exchange.prompt_tokens)
+        self._cached.inc(exchange.cached_tokens)
+        self._generated.inc(exchange.completion_tokens)
 
     def watch(self, stats: Callable[[], dict[str, int]]) -> None:
         """Shows an engine's own counters."""

@@ -1,0 +1,141 @@
+"""Requests of a job's rows: the same forms and answers as over HTTP, without a client that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import msgspec
+
+from pyllm.batch.forms import CHAT, COMPLETIONS, RESPONSES
+from pyllm.batch.row import Row, RowError, row_seed
+from pyllm.batch.window import Ready
+from pyllm.errors import PyllmError
+from pyllm.server import completions, conversation
+from pyllm.server.body import as_form, check_depth
+from pyllm.server.chat import ChatWriter
+from pyllm.server.errors import ApiError, bad_request
+from pyllm.server.exchange import Exchange
+from pyllm.server.fields import refuse_not_honoured
+from pyllm.server.protocol import ChatRequest, CompletionRequest
+from pyllm.server.responses import ResponseWriter
+from pyllm.server.responses_protocol import ResponsesRequest, chat_request, input_messages
+from pyllm.server.responses_protocol import refuse_not_honoured as refuse_of_responses
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyllm.generation import Job
+    from pyllm.server.conversation import Conversation, Part
+    from pyllm.server.service import ServedModel, Service
+
+PRIORITY = 1_000_000  # after everything that a client may ask for
+_Form = TypeVar("_Form", bound=msgspec.Struct)
+# Puts a prepared request to the model; its answer as a msgspec form.
+_Run: TypeAlias = "Callable[[Exchange], Awaitable[msgspec.Struct]]"
+
+
+@dataclass(frozen=True)
+class Offline:
+    """Answers rows (pyllm.batch.job.Answerer). caller: whose key. any_model: whatever model a row names, it gets
+    the one that there is. seed: what the seeds of rows without one are made of."""
+
+    service: Service
+    caller: str = ""
+    any_model: bool = False
+    seed: int = 0
+
+    def prepare(self, row: Row) -> Ready:
+        """Checks the request and makes tokens of its prompt."""
+        try:
+            check_depth(row.body, self.service.options.max_depth)
+            if row.body.get("stream"):
+                raise bad_request("stream: a row's answer is written whole: expected false", "stream")
+            prepare = {CHAT: self._chat, COMPLETIONS: self._completion, RESPONSES: self._response}[row.url]
+            jobs, run = prepare(row)
+        except ApiError as error:
+            raise told(error) from error
+        context = self.service.models[0].llm.context
+        longest = max(jobs, key=lambda job: len(job.tokens))
+        length = min(context, len(longest.tokens) + (longest.params.max_tokens or context))
+        return Ready(row, run, longest.tokens, length, sum(job.params.n for job in jobs))
+
+    async def answer(self, ready: Ready) -> dict[str, Any]:
+        """The whole answer."""
+        row, service = ready.row, self.service
+        exchange = Exchange(f"row {row.number}", "POST", row.url, "batch", caller=self.caller)
+        run: _Run = ready.work
+        try:
+            with exchange.stack:
+                document = await run(exchange)
+        except ApiError as error:
+            service.metrics.row(exchange, failed=True)
+            raise told(error) from error
+        service.metrics.row(exchange, failed=False)
+        answer: dict[str, Any] = msgspec.to_builtins(document)
+        return answer
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    def _chat(self, row: Row) -> tuple[list[Job], _Run]:
+        body = self._form(row, ChatRequest)
+        refuse_not_honoured(row.body)
+        return self._converse(body, row, lambda conversation, parts: ChatWriter(conversation).whole(parts))
+
+    def _response(self, row: Row) -> tuple[list[Job], _Run]:
+        body = self._form(row, ResponsesRequest)
+        refuse_of_responses(body)
+        if body.previous_response_id is not None:
+            raise bad_request(
+                "previous_response_id: a row knows no other answers; give all messages in input",
+                "previous_response_id",
+                "unsupported_field",
+            )
+        body.store = False
+        chat = chat_request(body, input_messages(body.input))
+        return self._converse(
+            chat, row, lambda conversation, parts: ResponseWriter(conversation, body).whole(parts)
+        )
+
+    def _converse(
+        self, body: ChatRequest, row: Row, write: Callable[[Conversation, list[Part]], msgspec.Struct]
+    ) -> tuple[list[Job], _Run]:
+        service, model = self.service, self._model(body.model)
+        body.seed, body.priority = self._seed(body.seed, row), PRIORITY
+        job, tools = conversation.prepared(service.options, model, body)
+
+        async def run(exchange: Exchange) -> msgspec.Struct:
+            talk = conversation.converse(service, exchange, model, body, job, tools)
+            return write(talk, await talk.rest())
+
+        return [job], run
+
+    def _completion(self, row: Row) -> tuple[Sequence[Job], _Run]:
+        body = self._form(row, CompletionRequest)
+        refuse_not_honoured(row.body)
+        service, model = self.service, self._model(body.model)
+        body.seed, body.priority = self._seed(body.seed, row), PRIORITY
+        jobs = completions.prepared(service.options, model, body)
+
+        async def run(exchange: Exchange) -> msgspec.Struct:
+            answers, writer = await completions.begin(service, exchange, model, body, jobs)
+            return await writer.whole(answers)
+
+        return jobs, run
+
+    def _form(self, row: Row, form: type[_Form]) -> _Form:
+        return as_form(row.body, form, self.service.options)
+
+    def _model(self, name: str | None) -> ServedModel:
+        return self.service.model(None if self.any_model else name)
+
+    def _seed(self, given: int | None, row: Row) -> int:
+        return row_seed(self.seed, row.record) if given is None else given
+
+
+def told(error: ApiError) -> Exception:
+    """A row's error; what stops all rows (the engine has ended) is a PyllmError."""
+    if error.status == 503:
+        return PyllmError(str(error))
+    return RowError(error.code or error.kind, str(error), error.status, error.document())

@@ -358,7 +358,7 @@ def test_wrong_values(server: Serving, fields: dict[str, Any], says: str) -> Non
         ({"prompt": ["a"] * 129}, "more than the 128 answers"),
         ({"prompt": "a", "best_of": 3}, "best_of"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens: expected at least 1, or echo"),
-        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "suffix": "b"}, "suffix: this model cannot fill in the middle"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
     ],
 )

@@ -46,7 +46,7 @@ class Forms:
 
     def row(self, record: Record) -> Row:
         """What the record asks for; whatever is wrong with it is the row's error."""
-        row = Row(record)
+        row = Row(record, "openai" if self.kind == "jsonl" else "plain")
         try:
             if isinstance(record.data, RowError):
                 raise record.data

@@ -16,6 +16,7 @@ from pyllm import __version__
 from pyllm.server import anthropic, protocol, responses_protocol
 from pyllm.server.chat import Chat
 from pyllm.server.completions import Completions
+from pyllm.server.embeddings import EmbeddingRoutes
 from pyllm.server.errors import ApiError, ClientLeftError
 from pyllm.server.exchange import exchange_of
 from pyllm.server.gate import Gate, as_api_error
@@ -50,6 +51,7 @@ def routes(service: Service) -> list[Route]:
     chat, completions = Chat(service), Completions(service)
     tokens, status = TokenRoutes(service), StatusRoutes(service)
     messages, responses = Messages(service), Responses(service)
+    embeddings = EmbeddingRoutes(service)
     p, a, r = protocol, anthropic, responses_protocol
     return [
         Route("POST", "/v1/chat/completions", chat.create, p.ChatRequest, p.ChatCompletion, events=p.ChatChunk),
@@ -61,6 +63,7 @@ def routes(service: Service) -> list[Route]:
             p.Completion,
             events=p.Completion,
         ),
+        Route("POST", "/v1/embeddings", embeddings.create, p.EmbeddingsRequest, p.Embeddings),
         Route(
             "POST", "/v1/messages", messages.create, a.MessagesRequest, a.AnswerMessage, events=a.AnswerMessage
         ),

@@ -18,6 +18,7 @@ from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import completion_params, refuse_not_honoured
 from pyllm.server.logprobs import CompletionLogprobsWriter
+from pyllm.server.prompts import texts_or_tokens
 from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from pyllm.server.score import prompt_logprobs
 from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pyllm.completion import Completion as Done
     from pyllm.completion import Logprob, Piece
     from pyllm.generation import Job
+    from pyllm.llm import LLM
     from pyllm.server.engine import Answers
     from pyllm.server.options import ServeOptions
     from pyllm.server.service import ServedModel, Service
@@ -58,8 +60,10 @@ class Completions:
 
 def prepared(options: ServeOptions, model: ServedModel, body: CompletionRequest) -> list[Job]:
     """The prompts' tokens with their parameters, on any thread."""
+    if body.suffix and body.echo:
+        raise bad_request("echo: not with suffix: the answer lies between the two", "echo")
     llm, params = model.llm, completion_params(body, model.defaults, options)
-    prompts = _prompts(body)
+    prompts = texts_or_tokens(body.prompt, "prompt")
     if not prompts:
         raise bad_request("prompt: expected at least one, got none", "prompt")
     if len(prompts) * params.n > options.max_n:
@@ -67,15 +71,21 @@ def prepared(options: ServeOptions, model: ServedModel, body: CompletionRequest)
             f"prompt: {len(prompts)} with n {params.n} are more than the {options.max_n} answers of a request",
             "prompt",
         )
+
+    def encode(prompt: str | list[int]) -> list[int]:
+        if body.suffix:
+            return fill_in(llm, prompt, body.suffix)
+        return llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
     try:
-        return [llm.job(llm.tokenizer.encode(p) if isinstance(p, str) else p, params) for p in prompts]
+        return [llm.job(encode(prompt), params) for prompt in prompts]
     except PyllmError as error:
         raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
 
 
 async def begin(
     service: Service, exchange: Exchange, model: ServedModel, body: CompletionRequest, jobs: list[Job]
-) -> tuple[Answers, CompletionWriter]:
+) -> tuple[Answers[Piece], CompletionWriter]:
     """Puts prompts to the model."""
     exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
     echoes = await _echoes(service, exchange, model, body, jobs) if body.echo else []
@@ -87,7 +97,7 @@ async def _echoes(
     service: Service, exchange: Exchange, model: ServedModel, body: CompletionRequest, jobs: list[Job]
 ) -> list[_Echo]:
     """The prompts as they will be repeated; with log-probabilities where they are asked for."""
-    prompts, echoes = _prompts(body), []
+    prompts, echoes = texts_or_tokens(body.prompt, "prompt"), []
     left = threading.Event()
     exchange.stack.callback(left.set)
     options = {"cache_salt": service.salt(exchange, body.cache_salt), "priority": body.priority or 0}
@@ -105,18 +115,11 @@ async def _echoes(
     return echoes
 
 
-def _prompts(body: CompletionRequest) -> list[str | list[int]]:
-    """One or several, each a text or token ids."""
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    ids = [item for item in prompt if isinstance(item, int)]
-    if ids and len(ids) == len(prompt):
-        return [ids]
-    many = [item for item in prompt if not isinstance(item, int)]
-    if len(many) < len(prompt) or len({type(item) for item in many}) > 1:
-        raise bad_request("prompt: expected texts, token ids, or lists of token ids, got a mixture", "prompt")
-    return many
+def fill_in(llm: LLM, prompt: str | list[int], suffix: str) -> list[int]:
+    try:
+        return llm.tokenizer.encode_between(prompt, suffix)
+    except PyllmError as error:
+        raise bad_request(f"suffix: {error}", "suffix", "unsupported_field") from None
 
 
 class _Echo:
@@ -150,7 +153,7 @@ class CompletionWriter:
         self._created = int(time.time())
         self._echo_only = body.max_tokens == 0
 
-    async def whole(self, answers: Answers) -> Completion:
+    async def whole(self, answers: Answers[Piece]) -> Completion:
         """All of it at once."""
         choices = {number: self._echo_choice(number) for number in range(self._count)}
         for job, piece in await answers.rest():
@@ -162,7 +165,7 @@ class CompletionWriter:
         done.usage, done.timings = self._tally.usage(), self._tally.timings()
         return done
 
-    async def frames(self, answers: Answers) -> AsyncIterator[bytes]:
+    async def frames(self, answers: Answers[Piece]) -> AsyncIterator[bytes]:
         """As events."""
         if self._echoes:
             echoed = [self._echo_choice(number) for number in range(self._count)]

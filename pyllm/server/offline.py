@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from pyllm.batch.forms import CHAT, COMPLETIONS, RESPONSES
+from pyllm.batch.forms import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES
 from pyllm.batch.row import Row, RowError, row_seed
 from pyllm.batch.window import Ready
 from pyllm.errors import PyllmError
-from pyllm.server import completions, conversation
+from pyllm.server import completions, conversation, embeddings
 from pyllm.server.body import as_form, check_depth
 from pyllm.server.chat import ChatWriter
 from pyllm.server.errors import ApiError, bad_request
 from pyllm.server.exchange import Exchange
 from pyllm.server.fields import refuse_not_honoured
-from pyllm.server.protocol import ChatRequest, CompletionRequest
+from pyllm.server.protocol import ChatRequest, CompletionRequest, EmbeddingsRequest
 from pyllm.server.responses import ResponseWriter
 from pyllm.server.responses_protocol import ResponsesRequest, chat_request, input_messages
 from pyllm.server.responses_protocol import refuse_not_honoured as refuse_of_responses
@@ -38,8 +38,8 @@ _Run: TypeAlias = "Callable[[Exchange], Awaitable[msgspec.Struct]]"
 
 @dataclass(frozen=True)
 class Offline:
-    """Answers rows (pyllm.batch.job.Answerer). caller: whose key. any_model: whatever model a row names, it gets
-    the one that there is. seed: what the seeds of rows without one are made of."""
+    """Answers rows (pyllm.batch.job.Answerer). caller: whose key. any_model: whatever model a row names, it
+    gets the one that there is. seed: what the seeds of rows without one are made of."""
 
     service: Service
     caller: str = ""
@@ -52,6 +52,8 @@ class Offline:
             check_depth(row.body, self.service.options.max_depth)
             if row.body.get("stream"):
                 raise bad_request("stream: a row's answer is written whole: expected false", "stream")
+            if row.url == EMBEDDINGS:
+                return self._embedding(row)
             prepare = {CHAT: self._chat, COMPLETIONS: self._completion, RESPONSES: self._response}[row.url]
             jobs, run = prepare(row)
         except ApiError as error:
@@ -60,6 +62,19 @@ class Offline:
         longest = max(jobs, key=lambda job: len(job.tokens))
         length = min(context, len(longest.tokens) + (longest.params.max_tokens or context))
         return Ready(row, run, longest.tokens, length, sum(job.params.n for job in jobs))
+
+    def _embedding(self, row: Row) -> Ready:
+        body = self._form(row, EmbeddingsRequest)
+        service, model = self.service, self._model(body.model)
+        body.priority = PRIORITY
+        jobs = embeddings.prepared(service.options, model.llm, body)
+
+        async def run(exchange: Exchange) -> msgspec.Struct:
+            vectors = await embeddings.compute(service, exchange, model, body, jobs, None)
+            return embeddings.document(model, vectors, body, exchange)
+
+        longest = max(jobs, key=lambda job: len(job.tokens))
+        return Ready(row, run, longest.tokens, len(longest.tokens), min(len(jobs), embeddings.AT_ONCE))
 
     async def answer(self, ready: Ready) -> dict[str, Any]:
         """The whole answer."""

@@ -22,6 +22,7 @@ class DoneRows:
         self._do("CREATE TABLE names (name BLOB PRIMARY KEY, number INTEGER) WITHOUT ROWID")
         self._do("BEGIN")
         self.count = 0
+        self.failed = 0  # of them, where errors have a file of their own
         self.last = 0  # the largest number
 
     def add(self, rows: Iterable[tuple[int, str]]) -> bool:

@@ -56,7 +56,8 @@ class Forms:
                 return self._of_prompt(record, {"prompt": _utf8(record, record.data)})
             document = _object(record, record.data)
             row = _head(record, document)
-            if row.form == "openai":
+            if row.form == "openai" or self.endpoint:
+                row = dataclasses.replace(row, form="openai")
                 return self._of_openai(row, document)
             return self._of_fields(record, document)
         except RowError as error:

@@ -38,7 +38,7 @@ class Input:
         self.rereadable = stat.S_ISREG(status.st_mode)
         if self.rereadable:
             self.size = status.st_size
-            if not self.size:
+            if next(self.records(), None) is None:
                 raise self.empty()
 
     def records(self) -> Iterator[Record]:

@@ -55,8 +55,8 @@ class Counts:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do. records: begins to read the input, from the start. slots: answers that are asked for at once.
-    job: names the rows. errors: where rows that failed go, None: to the output."""
+    """What to do. records: begins to read the input, from the start. slots: how many answers may be asked for
+    at once, now. job: names the rows. errors: where rows that failed go, None: to the output."""
 
     records: Callable[[], Iterator[Record]]
     forms: Forms
@@ -64,7 +64,7 @@ class Plan:
     job: str
     errors: Output | None = None
     ordered: bool = False
-    slots: int = 64
+    slots: Callable[[], int] = lambda: 64
 
 
 class Job:
@@ -86,12 +86,16 @@ class Job:
         self._fatal: BaseException | None = None
         self._started = time.monotonic()
         self.counts = Counts()
-        self.slots = plan.slots  # may change while it runs
 
     def stop(self, within_s: float) -> None:
         """Starts no further row, and lets the running ones finish within the time."""
         deadline = time.monotonic() + within_s
         self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
+        self._changed.set()
+
+    def fail(self, error: PyllmError) -> None:
+        """Ends the job: run() raises `error` when what has finished is written."""
+        self._fatal = self._fatal or error
         self._changed.set()
 
     @property
@@ -140,7 +144,8 @@ class Job:
         return self._window.ended and not self._window and not self._running
 
     def _start_rows(self) -> None:
-        while self._used < self.slots and not self.stopped and not self._writer.full:
+        slots = self._plan.slots()
+        while self._used < slots and not self.stopped and not self._writer.full:
             ready = self._window.take()
             if ready is None:
                 return
@@ -176,7 +181,7 @@ class Job:
         except RowError as error:
             self._finish(row, error)
         except PyllmError as error:
-            self._fatal = self._fatal or error
+            self.fail(error)
         except Exception as error:
             told = f"row {row.number}: {type(error).__name__}: {error}"
             self._finish(row, RowError("internal_error", told, 500))
@@ -249,5 +254,6 @@ def recovered(plan: Plan) -> DoneRows:
                     "--overwrite"
                 )
             last = number
+            done.failed += file is plan.errors
         last = 0
     return done

@@ -17,6 +17,10 @@ _BEGINNING = b'{"id":"batch_req_'
 _TORN = 64 << 20  # bytes at the end that a crash may have damaged; more is no crash
 
 
+class LockedError(PyllmError):
+    """Another job has the file."""
+
+
 class Output:
     """One file of answer rows. job: what names the rows of this job. Locked as long as it is open."""
 
@@ -72,18 +76,18 @@ class Output:
                 os.fsync(self._fd)
 
     def append(self, lines: Sequence[bytes]) -> None:
-        """Adds whole rows and waits until the disk has them. PyllmError: none of them was added."""
-        data = memoryview(b"".join(line + b"\n" for line in lines))
-        before = os.fstat(self._fd).st_size
+        """Adds rows and waits until the disk has them. PyllmError: not all were added, but no part of a row."""
+        data = b"".join(line + b"\n" for line in lines)
+        before, written = os.fstat(self._fd).st_size, 0
         try:
-            while data:
-                data = data[os.write(self._fd, data) :]
+            while written < len(data):
+                written += os.write(self._fd, memoryview(data)[written:])
             if self._regular:
                 getattr(os, "fdatasync", os.fsync)(self._fd)
         except OSError as error:
             if self._regular:
                 with contextlib.suppress(OSError):
-                    os.ftruncate(self._fd, before)
+                    os.ftruncate(self._fd, before + data.rfind(b"\n", 0, written) + 1)
             raise PyllmError(
                 f"{self.path}: {error.strerror}; the rows before are kept, the same command goes on from there"
             ) from error
@@ -108,7 +112,7 @@ class Output:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PyllmError(f"{self.path}: another job is writing it") from None
+            raise LockedError(f"{self.path}: another job is writing it") from None
         except OSError:
             return  # a file system without locks
 

@@ -40,9 +40,12 @@ def seconds_left(counts: Counts, total: int) -> float | None:
 
 def described(counts: Counts) -> str:
     """'1,200 rows, 3 failed, 812 tokens/s'"""
-    rows = f"{counts.rows + counts.skipped:,} rows"
-    failed = f", {counts.failed:,} failed" if counts.failed else ""
-    return f"{rows}{failed}, {counts.tokens_per_second:,.0f} tokens/s"
+    parts = [f"{counts.rows + counts.skipped:,} rows"]
+    if counts.failed:
+        parts.append(f"{counts.failed:,} failed")
+    if counts.completion_tokens:
+        parts.append(f"{counts.tokens_per_second:,.0f} tokens/s")
+    return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:

@@ -124,7 +124,8 @@ def batch(
     forms = _forms(rows, lines, as_csv, template, chat, system, schema, chosen.get("max_tokens"))
     source = Input(rows, forms.kind)
     path = find_model(model)
-    job = _job_name(path, forms, chosen, seed, context, kv_type, precise)
+    name, defaults = _name_and_defaults(model, path)
+    job = _job_name(path, forms, name, {**defaults, **chosen}, seed, context, kv_type, precise)
     plan = Plan(
         source.records,
         forms,
@@ -132,18 +133,15 @@ def batch(
         job,
         _errors(errors, source, job, overwrite),
         ordered,
-        max_sequences + max_sequences // 4,  # some wait in the engine: no place is free for a step
+        lambda: max_sequences + max_sequences // 4,  # some wait in the engine: no place is free for a step
     )
     done = recovered(plan)
     if source.rereadable and not rows_left(source.records, done):
-        if not done.count:
-            raise source.empty()
         _show(Counts(skipped=done.count, finished=True), output, as_json)
         return
     with open_model(
         path, context, threads, kv_memory, kv_type, no_pack, precise, max_sequences=max_sequences
     ) as llm:
-        name, defaults = _name_and_defaults(model, path)
         ended = _run(plan, done, llm, name, {**defaults, **chosen}, seed, drain_timeout, source.size)
     if ended.counts.finished and not ended.counts.rows + ended.counts.skipped:
         raise source.empty()
@@ -185,7 +183,8 @@ def _run(
         service = Service(ServeOptions(), Log("none"))
         service.add(name, llm, defaults)
         progress = batch_progress(size)
-        job = Job(plan, done, Offline(service, any_model=True, seed=seed), progress.update)
+        offline = Offline(service, any_model=True, seed=seed)
+        job = Job(plan, done, offline, progress.update)
 
         def stop(number: int, within_s: float) -> None:
             signals.append(number)
@@ -198,6 +197,9 @@ def _run(
             return await job.run()
         finally:
             progress.close()
+            if offline.other_models:
+                named = ", ".join(repr(other) for other in sorted(offline.other_models))
+                note(f"rows that name {named:.200} were answered by {name}, as this job has one model")
 
     counts = asyncio.run(run())
     return _Ended(counts, 0 if counts.finished else signals[-1])

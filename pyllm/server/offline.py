@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import msgspec
@@ -45,6 +45,7 @@ class Offline:
     caller: str = ""
     any_model: bool = False
     seed: int = 0
+    other_models: set[str] = field(default_factory=set)  # that rows named, the first few
 
     def prepare(self, row: Row) -> Ready:
         """Checks the request and makes tokens of its prompt."""
@@ -143,7 +144,10 @@ class Offline:
         return as_form(row.body, form, self.service.options)
 
     def _model(self, name: str | None) -> ServedModel:
-        return self.service.model(None if self.any_model else name)
+        model = self.service.model(None if self.any_model else name)
+        if name is not None and name != model.id and len(self.other_models) < 3:
+            self.other_models.add(name)
+        return model
 
     def _seed(self, given: int | None, row: Row) -> int:
         return row_seed(self.seed, row.record) if given is None else given

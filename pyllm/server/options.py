@@ -58,6 +58,10 @@ class ServeOptions:
     keep_alive: float = 30.0  # for the next request on a connection
     drain_timeout: float = 30.0  # for running answers after SIGTERM
 
+    batch_folder: Path | None = None  # of /v1/files and /v1/batches; none: there are no such
+    max_file: int = 200 << 20
+    max_storage: int = 4 << 30  # of all files
+
     log_format: str = "human"
 
     def __post_init__(self) -> None:

@@ -102,6 +102,7 @@ class Server(uvicorn.Server):
                 raise outcome
             name, llm, defaults = outcome
             self._service.add(name, llm, defaults)
+            self._service.batches.resume()
         except BaseException as error:
             self.error = error if isinstance(error, PyllmError) else _surprise(error)
             self.should_exit = True
@@ -136,6 +137,7 @@ class Server(uvicorn.Server):
             )
         deadline = asyncio.ensure_future(self._fail_at_deadline())
         try:
+            await service.batches.close()
             await super().shutdown(sockets)
         finally:
             deadline.cancel()

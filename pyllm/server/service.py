@@ -15,6 +15,7 @@ import msgspec
 
 from pyllm.parsers import Dialect, Parser, dialect_of
 from pyllm.server.admission import Admission
+from pyllm.server.batches import BatchRunner
 from pyllm.server.body import read_json
 from pyllm.server.engine import AsyncEngine
 from pyllm.server.errors import ApiError, not_ready
@@ -71,6 +72,7 @@ class Service:
         self.metrics = Metrics()
         self.admission = Admission(options.max_sequences + options.max_queue)
         self.draining = False
+        self.batches = BatchRunner(self)
         self._served: ServedModel | None = None
         # Templates and tokenizers take milliseconds: the loop must not wait for them.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="pyllm-prompt")

@@ -105,6 +105,7 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp())
     os.environ["PYLLM_HOME"] = str(folder / "home")
+    os.chdir(folder)  # `-m pyllm` means the installed one
     model = write_model(folder / "tiny.gguf", dim=64, ffn=128, quant="Q8_0")
     jobs = compare(model, folder, args.kills, args.rows, args.seed)
     told = "every output is the undisturbed one, byte for byte"

@@ -187,7 +187,7 @@ def test_cancelled_batches_keep_what_is_done(server: Serving) -> None:
 
 def test_others_go_first_and_a_restart_goes_on(model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch_folder": tmp_path / "kept", "max_sequences": 4}
-    data = rows(150, tokens=40)
+    data = rows(40, tokens=300)
 
     def load() -> LLM:
         return LLM(model, threads=1, max_sequences=4)
@@ -201,16 +201,19 @@ def test_others_go_first_and_a_restart_goes_on(model: Path, tmp_path: Path) -> N
         with pytest.raises(openai.ConflictError, match="which runs"):
             client.files.delete(whole.input_file_id)
         # The batch has taken every place: others get theirs at once.
-        for _ in range(5):
+        llm = server.service.models[0].llm
+        for _ in range(10):
             client.completions.create(model="tiny", prompt="Hi", max_tokens=1)
+            if llm.stats()["preemptions"]:
+                break
+        assert llm.stats()["preemptions"] > 0
         assert client.batches.retrieve(batch.id).status == "in_progress"
-        assert server.service.models[0].llm.stats()["preemptions"] > 0
     with serving(load, **options) as server:
         client = client_of(server)
         batch = ended(client, batch.id)
         assert batch.status == "completed"
         found = sorted(client.files.content(batch.output_file_id).content.splitlines())
-    assert len(found) == len(set(found)) == 150
+    assert len(found) == len(set(found)) == 40
     text = [json.loads(line)["response"]["body"]["choices"] for line in found]
     assert sorted(map(str, text)) == sorted(
         str(json.loads(line)["response"]["body"]["choices"]) for line in expected

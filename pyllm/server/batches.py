@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -107,9 +107,8 @@ class BatchRunner:
             if self._closing or self._service.state[0] != "ok":
                 return  # it goes on at the next start
             batch.errors = BatchErrors(data=[BatchError(code="failed", message=str(error))])
-            batch.status, batch.failed_at = "failed", int(time.time())
             with contextlib.suppress(ApiError):
-                await asyncio.to_thread(self._finish, running)
+                await asyncio.to_thread(self._finish, running, "failed")
         finally:
             self._running.pop(batch.id, None)
 
@@ -122,20 +121,15 @@ class BatchRunner:
             if not batch.request_counts.total:
                 raise PyllmError("the input file is empty: expected at least one row")
         if running.cancelled:
-            batch.status, batch.cancelled_at = "cancelled", int(time.time())
-            await asyncio.to_thread(self._finish, running)
+            await asyncio.to_thread(self._finish, running, "cancelled")
             return
         batch.status, batch.in_progress_at = "in_progress", batch.in_progress_at or int(time.time())
         await asyncio.to_thread(store.save, batch)
         counts = await self._answer_rows(running, Forms(endpoint=batch.endpoint), job, records)
-        if running.cancelled:
-            batch.status, batch.cancelled_at = "cancelled", int(time.time())
-        elif counts.finished:
-            batch.status, batch.completed_at = "completed", int(time.time())
+        if running.cancelled or counts.finished:
+            await asyncio.to_thread(self._finish, running, "cancelled" if running.cancelled else "completed")
         else:  # the server ends: the next one goes on
             await asyncio.to_thread(store.save, batch)
-            return
-        await asyncio.to_thread(self._finish, running)
 
     async def _answer_rows(
         self, running: Running, forms: Forms, job: str, records: Callable[[], Iterator[Record]]
@@ -166,8 +160,8 @@ class BatchRunner:
         free = self._service.options.max_sequences - self._service.admission.taken
         return max(0, free // max(1, self._working))
 
-    def _finish(self, running: Running) -> None:
-        """Names the files of a batch that has ended; empty ones are none."""
+    def _finish(self, running: Running, status: Literal["completed", "cancelled", "failed"]) -> None:
+        """Names the files of a batch that has ended, and only then says so; empty ones are none."""
         batch, store = running.batch, running.store
         output, errors = _outputs(store, batch)
         for path, kind in ((output, "output"), (errors, "error")):
@@ -178,6 +172,8 @@ class BatchRunner:
                 setattr(batch, f"{kind}_file_id", kept.id)
             else:
                 path.unlink()
+        setattr(batch, f"{status}_at", int(time.time()))
+        batch.status = status
         store.save(batch)
 
 

@@ -14,6 +14,7 @@ from fake_engine import FakeEngine, fake_llm
 from serving import Serving, serving, tiny_model
 
 from pyllm.llm import LLM
+from pyllm.sampling import SamplingParams
 
 openai = pytest.importorskip("openai", reason="needs the openai client")
 
@@ -187,34 +188,36 @@ def test_cancelled_batches_keep_what_is_done(server: Serving) -> None:
 
 def test_others_go_first_and_a_restart_goes_on(model: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"batch_folder": tmp_path / "kept", "max_sequences": 4}
-    data = rows(40, tokens=300)
+    count, tokens = 150, 200
 
     def load() -> LLM:
         return LLM(model, threads=1, max_sequences=4)
 
     with serving(load, **options) as server:
         client = client_of(server)
-        whole = ended(client, create(client, upload(client, data).id).id)
-        expected = sorted(client.files.content(whole.output_file_id).content.splitlines())
-        batch = create(client, whole.input_file_id)
-        server.wait(lambda: client.batches.retrieve(batch.id).request_counts.completed > 0)
-        with pytest.raises(openai.ConflictError, match="which runs"):
-            client.files.delete(whole.input_file_id)
-        # The batch has taken every place: others get theirs at once.
+        file = upload(client, rows(count, tokens))
+        batch = create(client, file.id)
         llm = server.service.models[0].llm
+        server.wait(lambda: llm.stats()["running"] == 4)
+        # The batch has taken every place: others get theirs at once.
         for _ in range(10):
             client.completions.create(model="tiny", prompt="Hi", max_tokens=1)
             if llm.stats()["preemptions"]:
                 break
         assert llm.stats()["preemptions"] > 0
+        with pytest.raises(openai.ConflictError, match="which runs"):
+            client.files.delete(file.id)
+        server.wait(lambda: client.batches.retrieve(batch.id).request_counts.completed > 0)
         assert client.batches.retrieve(batch.id).status == "in_progress"
     with serving(load, **options) as server:
         client = client_of(server)
+        assert client.batches.retrieve(batch.id).request_counts.completed > 0
         batch = ended(client, batch.id)
         assert batch.status == "completed"
-        found = sorted(client.files.content(batch.output_file_id).content.splitlines())
-    assert len(found) == len(set(found)) == 40
-    text = [json.loads(line)["response"]["body"]["choices"] for line in found]
-    assert sorted(map(str, text)) == sorted(
-        str(json.loads(line)["response"]["body"]["choices"]) for line in expected
-    )
+        found = [json.loads(line) for line in client.files.content(batch.output_file_id).iter_lines()]
+    answers = {row["custom_id"]: row["response"]["body"]["choices"][0]["message"]["content"] for row in found}
+    assert len(found) == len(answers) == count
+    with LLM(model, threads=1) as llm:
+        params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+        for i in range(0, count, 30):
+            assert answers[f"row {i}"] == llm.chat([{"role": "user", "content": f"Say {i}"}], params).text

@@ -110,6 +110,9 @@ class Model:
         pack: bool = True,
         packed: PackedWeights | None = None,
         kv_type: str = "f16",
+        layer_devices: Sequence[int] = (),
+        embedding_device: int = -1,
+        head_device: int = -1,
     ) -> None: ...
     @property
     def architecture(self) -> str: ...
@@ -160,6 +163,7 @@ class Engine:
         max_sequences: int = 0,
         prefix_cache: bool = True,
         eos: Sequence[int] | None = None,
+        scratch_bytes: int = 0,
     ) -> None: ...
     def submit(
         self,
@@ -180,8 +184,22 @@ class Engine:
     @property
     def kv_blocks(self) -> int: ...
 
+def layer_count(file: GgufFile) -> int: ...
 def known_architectures() -> list[str]: ...
 def available_memory(root: str = "") -> int: ...
+
+# -- bind_device.cc --------------------------------------------------------------------------------------------
+
+def devices() -> tuple[list[dict[str, Any]], str]:
+    """GPUs by their number, as cpp/backend/cuda/entry.h describes them, and why there is none."""
+
+def matrix_bytes(type: str, rows: int, cols: int, on_device: bool = False) -> int:
+    """Bytes of a weight once it is loaded, packed on the CPU; -1 when it cannot be multiplied."""
+
+def kv_pool_blocks(
+    rooms: Sequence[tuple[int, int, int, bool]], context: int, sequences: int, kv_bytes: int = 0
+) -> int:
+    """Blocks of 16 tokens. rooms: block bytes, available, mapped weights, device's own (engine/kv_size.h)."""
 
 # -- bind_tokenizer.cc -----------------------------------------------------------------------------------------
 

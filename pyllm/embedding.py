@@ -74,9 +74,9 @@ def own_pooling(file: Metadata, architecture: str) -> Pooling | None:
     """What the file's pooling_type says the model was made for; None where it does not say."""
     key = f"{architecture}.pooling_type"
     value = file.get(key)
-    if value is None or value == 0:
-        return None
     name = _TYPES.get(value, "unknown") if isinstance(value, int) else "unknown"
+    if value is None or name == "none":
+        return None
     for pooling in POOLINGS:
         if name == pooling:
             return pooling

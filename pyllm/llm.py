@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -64,10 +65,12 @@ class LLM:
     "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %) or "q4_0" (28 %, at a loss).
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
+    device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where one can be used. gpu_layers: how many of the last
+    layers go there, None for as many as fit; `pyllm plan` tells beforehand.
 
     Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
     as a context manager; one that is dropped closes itself. Errors are PyllmError.
-    Attributes: tokenizer, template, config (a Config), context (tokens), load_s (seconds).
+    Attributes: tokenizer, template, config (a Config), context (tokens), device (a text), load_s (seconds).
     """
 
     def __init__(
@@ -84,16 +87,27 @@ class LLM:
         kv_type: str = "f16",
         pack: bool = True,
         prefix_cache: bool = True,
+        device: str = "auto",
+        gpu_layers: int | None = None,
     ) -> None:
         from pyllm import _core
         from pyllm.models import resolve
         from pyllm.packing import Packing
+        from pyllm.plan import Demand, plan_model
 
         path = resolve(model)
         started = time.perf_counter()
         file = _core.GgufFile(path)
+        demand = Demand(gpu_layers, context, kv_bytes, max_batch_tokens, max_sequences, kv_type, pack)
+        plan = plan_model(file, device, demand)
         packing = Packing(file) if pack else None
-        compute = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        # What is kept is mapped, and need not be in memory; what macOS tells of free memory is a guess.
+        if packing and not packing.found and sys.platform != "darwin":
+            plan.check_weights()
+        compute: dict[str, Any] = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        if plan.uses_device:
+            compute |= {"layer_devices": plan.layer_devices, "head_device": plan.head_device}
+            compute["embedding_device"] = plan.embedding_device
         # The weights and the vocabulary, side by side.
         loading = _Background(lambda: _weights(file, packing, **compute))
         try:
@@ -112,7 +126,9 @@ class LLM:
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
+            scratch_bytes=plan.reserve,
         )
+        self.device = plan.describe()
         config = Config(
             architecture=weights.architecture,
             context_length=weights.context_length,
@@ -123,7 +139,7 @@ class LLM:
         )
         self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing)
         if packing:
-            packing.keep()
+            packing.keep(whole=not plan.uses_device)
 
     def _own(
         self,

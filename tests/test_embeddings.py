@@ -71,9 +71,12 @@ def test_what_the_model_was_made_for(
         np.testing.assert_array_equal(other.embed(TEXTS), expected)
 
 
-def test_a_pooling_that_there_is_not(tmp_path: Path) -> None:
-    with LLM(tiny_model(tmp_path, pooling_type=2), threads=1, pack=False) as llm:
-        with pytest.raises(PyllmError, match=r"^llama\.pooling_type: 2 \(cls\) is no pooling .* last or mean"):
+@pytest.mark.parametrize(
+    ("value", "shown"), [(2, r"2 \(cls\)"), (9, r"9 \(unknown\)"), ([1, 3], r".*\(unknown\)"), ("a", r"'a' .*")]
+)
+def test_a_pooling_that_there_is_not(tmp_path: Path, value: Any, shown: str) -> None:
+    with LLM(tiny_model(tmp_path, pooling_type=value), threads=1, pack=False) as llm:
+        with pytest.raises(PyllmError, match=rf"^llama\.pooling_type: {shown} is no pooling .* last or mean"):
             llm.embed("a")
         assert len(llm.embed("a", pooling="mean")) == 1
 

@@ -30,6 +30,8 @@ EngineOptions checked(EngineOptions options, const Model* model) {
          ", as each may need one of a step's max_batch_tokens (0: automatic), got ", options.max_sequences);
   if (options.max_sequences == 0) options.max_sequences = std::min(64, options.max_batch_tokens);
   if (options.kv_bytes < 0) fail("kv_bytes: expected a size in bytes (0: automatic), got ", options.kv_bytes);
+  if (options.scratch_bytes < 0)
+    fail("scratch_bytes: expected a size in bytes (0: none), got ", options.scratch_bytes);
   // A vocabulary may name tokens that the model has no logits for; they never end anything.
   const int64_t vocab = model->config().vocab;
   std::erase_if(options.eos, [&](int32_t id) { return id < 0 || id >= vocab; });
@@ -47,9 +49,15 @@ SchedulerOptions scheduling(const EngineOptions& options, int blocks, int64_t vo
   return s;
 }
 
-// Mapped weights count as available memory, but generation is slow without them. What is larger than the memory
-// is slow anyway, and leaves a quarter.
-int64_t left_beside(int64_t mapped, int64_t available) { return std::max(available - mapped, available / 4); }
+int pool_blocks(const Model& model, const EngineOptions& options) {
+  KvDemand demand{{}, options.context, options.max_sequences, options.kv_bytes};
+  for (const KvMemory& memory : model.kv_memory()) {
+    const bool own = memory.free_bytes.has_value();
+    const int64_t available = own ? *memory.free_bytes - options.scratch_bytes : available_memory();
+    demand.rooms.push_back({memory.block_bytes, available, memory.mapped_bytes, own});
+  }
+  return kv_pool_blocks(demand);
+}
 
 std::span<float> row(const Tensor& tensor, int64_t i) {
   return {tensor.row(i), static_cast<size_t>(tensor.cols)};
@@ -66,8 +74,7 @@ Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
       vocab_(model->config().vocab),
       dim_(model->config().dim),
       context_(options_.context),
-      kv_blocks_(kv_pool_blocks({model->kv_block_bytes(), context_, options_.max_sequences, options_.kv_bytes,
-                                 left_beside(model->mapped_bytes(), available_memory())})),
+      kv_blocks_(pool_blocks(*model, options_)),
       limit_(std::min(context_, static_cast<int64_t>(kv_blocks_) * kBlockTokens)),
       scheduler_(scheduling(options_, kv_blocks_, vocab_)),
       model_(std::move(model)) {

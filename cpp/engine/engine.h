@@ -25,7 +25,8 @@ struct EngineOptions {
   int max_batch_tokens = 512;  // computed in one step
   int max_sequences = 0;       // running at the same time; 0: 64, or max_batch_tokens where that is less
   bool prefix_cache = true;
-  std::vector<int32_t> eos;  // tokens that end a text
+  std::vector<int32_t> eos;   // tokens that end a text
+  int64_t scratch_bytes = 0;  // of each device's own memory, left for what a step computes
 };
 
 struct EngineStats {

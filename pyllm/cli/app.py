@@ -12,9 +12,11 @@ from pyllm.cli.batch import batch
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
 from pyllm.cli.doctor import doctor
+from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
+from pyllm.cli.plan import plan
 from pyllm.cli.pull import pull
 from pyllm.cli.rm import rm
 from pyllm.cli.serve import serve
@@ -84,5 +86,19 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, batch, serve, pull, list_models, show, rm, tokenize, bench, doctor):
+for command in (
+    generate,
+    chat,
+    batch,
+    serve,
+    pull,
+    list_models,
+    show,
+    plan,
+    rm,
+    tokenize,
+    embed,
+    bench,
+    doctor,
+):
     app.add_command(command)

@@ -76,6 +76,8 @@ def batch(
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -125,7 +127,9 @@ def batch(
     source = Input(rows, forms.kind)
     path = find_model(model)
     name, defaults = _name_and_defaults(model, path)
-    job = _job_name(path, forms, name, {**defaults, **chosen}, seed, context, kv_type, precise)
+    job = _job_name(
+        path, forms, name, {**defaults, **chosen}, seed, context, kv_type, precise, device, gpu_layers
+    )
     plan = Plan(
         source.records,
         forms,
@@ -140,7 +144,16 @@ def batch(
         _show(Counts(skipped=done.count, finished=True), output, as_json)
         return
     with open_model(
-        path, context, threads, kv_memory, kv_type, no_pack, precise, max_sequences=max_sequences
+        path,
+        context,
+        threads,
+        kv_memory,
+        kv_type,
+        no_pack,
+        precise,
+        device,
+        gpu_layers,
+        max_sequences=max_sequences,
     ) as llm:
         ended = _run(plan, done, llm, name, {**defaults, **chosen}, seed, drain_timeout, source.size)
     if ended.counts.finished and not ended.counts.rows + ended.counts.skipped:

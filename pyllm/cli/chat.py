@@ -37,6 +37,8 @@ def chat(
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     **sampling: Any,
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer (what came is kept), Ctrl-D leaves.
@@ -49,7 +51,7 @@ def chat(
     path = find_model(model)
     params = sampling_params(model, sampling, max_tokens=None)
     terminal = sys.stdin.isatty()
-    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise) as llm:
+    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
         if form := llm.template.built_in:
             note(f"this model has no chat template (a base model?): the built-in form {form!r} is used")
         if terminal:

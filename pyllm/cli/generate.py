@@ -41,6 +41,8 @@ def generate(
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -60,7 +62,7 @@ def generate(
     text = _prompt(model, prompt)
     path = find_model(model)
     params = sampling_params(model, sampling)
-    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise) as llm:
+    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
         if chat or system is not None:
             messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
             stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)

@@ -32,6 +32,11 @@ kv_type_option = click.option(
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
+DEVICE = [
+    click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto: a GPU where there is one."),
+    click.option("--gpu-layers", type=COUNT, help="How many layers go to the GPU; absent: as many as fit."),
+]
+
 ENGINE = [
     click.option(
         "--context", type=COUNT, default=0, help="Longest context in tokens; absent: the model's own."
@@ -42,6 +47,7 @@ ENGINE = [
     click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits."),
     kv_type_option,
     click.option("--no-pack", is_flag=True, help="Keep weights in the file's layout: less memory, slower."),
+    *DEVICE,
     click.option("--precise", is_flag=True, help="Activations in 15 bits, not 8: nearer to float32, slower."),
 ]
 
@@ -61,6 +67,13 @@ SAMPLING = [
     click.option("--stop", multiple=True, help="End before this text; may be repeated."),
     click.option("--ignore-eos", is_flag=True, default=None, help="Never end by itself."),
 ]
+
+
+def device_options(command: F) -> F:
+    """Adds DEVICE."""
+    for option in reversed(DEVICE):
+        command = option(command)
+    return command
 
 
 def engine_options(command: F) -> F:
@@ -85,6 +98,8 @@ def open_model(
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     **more: Any,
 ) -> LLM:
     """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
@@ -92,6 +107,7 @@ def open_model(
     from pyllm.llm import LLM
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_bytes": kv_bytes, "precise": precise}
+    options |= {"device": device, "gpu_layers": gpu_layers}
     return LLM(path, kv_type=kv_type, pack=not no_pack, **options, **more)
 
 

@@ -91,6 +91,8 @@ def serve(model: str | None, **given: Any) -> None:
             given["kv_type"],
             given["no_pack"],
             given["precise"],
+            given["device"],
+            given["gpu_layers"],
             max_sequences=given["max_sequences"],
         )
         _ = llm.template  # compiled now

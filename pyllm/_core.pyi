@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,17 @@ class Event:
     @property
     def embedding(self) -> npt.NDArray[np.float32] | None: ...
 
+class MaskSource(Protocol):
+    """Says which tokens may come next in the streams of constrained requests."""
+
+    def fill(self, states: list[Any], tokens: list[list[int]], address: int, row_bytes: int) -> list[str]:
+        """Writes one mask a state: bit i % 32 of its uint32 i // 32 is set when token i may come next.
+
+        states: of the requests' streams. tokens: that each has got since it was last asked for. address: of
+        row_bytes bytes a mask. Returns why there is no mask, "" for each that has one. Called from a thread of
+        the engine.
+        """
+
 class Engine:
     def __init__(
         self,
@@ -164,6 +175,7 @@ class Engine:
         prefix_cache: bool = True,
         eos: Sequence[int] | None = None,
         scratch_bytes: int = 0,
+        masks: MaskSource | None = None,
     ) -> None: ...
     def submit(
         self,
@@ -174,6 +186,7 @@ class Engine:
         cache_salt: str = "",
         want_logits: bool = False,
         pooling: Literal["last", "mean"] | None = None,
+        constraint: list[Any] = ...,
     ) -> None: ...
     def cancel(self, id: int) -> None: ...
     def step(self, timeout_s: float | None = None) -> list[Event]: ...

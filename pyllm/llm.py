@@ -14,6 +14,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
+from pyllm.constraint import Constraint
 from pyllm.engine_thread import EngineThread, Mail, Mailbox, opened
 from pyllm.errors import PyllmError
 from pyllm.generation import Job, Request, Work
@@ -29,11 +30,22 @@ if TYPE_CHECKING:
 
     from pyllm import _core
     from pyllm.embedding import EmbedJob, Pooling
+    from pyllm.masks import Masks
     from pyllm.packing import Packing
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
 
-__all__ = ["LLM", "Completion", "Config", "Logprob", "Piece", "SamplingParams", "Timings", "Usage"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Config",
+    "Constraint",
+    "Logprob",
+    "Piece",
+    "SamplingParams",
+    "Timings",
+    "Usage",
+]
 
 Prompt: TypeAlias = "str | Sequence[int]"
 Message: TypeAlias = "Mapping[str, Any]"
@@ -91,6 +103,7 @@ class LLM:
         gpu_layers: int | None = None,
     ) -> None:
         from pyllm import _core
+        from pyllm.masks import Masks
         from pyllm.models import resolve
         from pyllm.packing import Packing
         from pyllm.plan import Demand, plan_model
@@ -118,8 +131,10 @@ class LLM:
                 packing.cancel()
             loading.end()
             raise
+        masks = Masks(tokenizer, weights.vocab, lambda: _template_text(file))
         engine = _core.Engine(
             weights,
+            masks=masks,
             eos=sorted(tokenizer.stop_ids),
             context=context,
             kv_bytes=kv_bytes,
@@ -137,7 +152,7 @@ class LLM:
             layers=weights.layers,
             kv_bytes_per_token=weights.kv_block_bytes // 16,
         )
-        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing)
+        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing, masks)
         if packing:
             packing.keep(whole=not plan.uses_device)
 
@@ -149,12 +164,14 @@ class LLM:
         config: Config,
         load_s: float,
         packing: Packing | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.load_s = load_s  # seconds from the file to ready
         self._file = file
         self._packing = packing
+        self._masks = masks
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
         self.context = engine.context  # tokens that one sequence may have
@@ -295,13 +312,14 @@ class LLM:
 
     # -- for callers that wait in their own way ----------------------------------------------------------------
 
-    def job(self, tokens: list[int], params: SamplingParams) -> Job:
-        """A prompt and how to continue it, checked. PyllmError names what is wrong."""
+    def job(self, tokens: list[int], params: SamplingParams, trusted: bool = True) -> Job:
+        """A prompt and how to continue it, checked. PyllmError names what is wrong. Not trusted: a constraint
+        must be one that is compiled within a second."""
         if not tokens:
             raise PyllmError("the prompt is empty: expected at least one token")
         core = params.to_core(self._breaker_tokens)
         core.validate(self.config.vocab)
-        return Job(tokens, params, core)
+        return Job(tokens, params, core, self._constrained(params, trusted))
 
     def embed_job(self, text: Prompt, pooling: Pooling | None = None, default: Pooling = "last") -> EmbedJob:
         """As job(), for a text's embedding. default: the pooling where neither `pooling` nor the model says."""
@@ -403,6 +421,14 @@ class LLM:
             for _, request in running.values():
                 self.cancel(request)
 
+    def _constrained(self, params: SamplingParams, trusted: bool) -> list[Any]:
+        """States of the answers' constraint for the engine; none where there is none."""
+        if params.constraint is None:
+            return []
+        if self._masks is None:
+            raise PyllmError("constraint: this engine cannot honour it")
+        return self._masks.states(params.constraint, params.n, trusted)
+
     def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
         """Tokens whose text holds a breaker, and breakers that take several tokens."""
         if breakers not in self._breakers:
@@ -451,6 +477,12 @@ def _weights(file: _core.GgufFile, packing: Packing | None, **options: Any) -> _
         return _core.Model(file, pack=False, **options)
     with packing.shown():
         return _core.Model(file, packed=packing.weights, **options)
+
+
+def _template_text(file: _core.GgufFile) -> str:
+    from pyllm.template import template_text
+
+    return template_text(file)
 
 
 def _tokenizer(file: _core.GgufFile) -> Tokenizer:

@@ -69,7 +69,7 @@ bool contains(const std::vector<int32_t>& list, int32_t id) {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
+Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options, std::shared_ptr<MaskSource> masks)
     : options_(checked(options, model.get())),
       vocab_(model->config().vocab),
       dim_(model->config().dim),
@@ -79,6 +79,7 @@ Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
       scheduler_(scheduling(options_, kv_blocks_, vocab_)),
       model_(std::move(model)) {
   model_->allocate_kv(kv_blocks_);
+  if (masks) masks_.emplace(std::move(masks), vocab_);
   count({});
 }
 
@@ -100,6 +101,11 @@ void Engine::check(const Request& request) const {
          "); shorten it, or give the engine more kv_bytes");
   if (request.want_logits && request.pooling) fail("pooling: not with want_logits");
   validate(request.params, vocab_);
+  if (const size_t given = request.constraint.size(); given > 0) {
+    if (!masks_) fail("constraint: this engine was made without a source of masks");
+    if (given != static_cast<size_t>(request.params.n))
+      fail("constraint: expected one for each of ", request.params.n, " streams, got ", given);
+  }
 }
 
 void Engine::submit(Request request) {
@@ -148,10 +154,12 @@ std::vector<Event> Engine::step(std::optional<double> timeout) {
     Output output;
     std::string failure;
     try {
+      start_masks(plan);
       output = model_->forward(plan.batch);
     } catch (const std::exception& error) {
       failure = message("the step failed: ", error.what());
     }
+    if (masks_) masks_->finish();
     if (failure.empty()) {
       scheduler_.commit(plan, sample(plan, output, events));
     } else {
@@ -196,7 +204,8 @@ void Engine::start(Request request, Clock::time_point arrived) {
   active.arrived = arrived;
   if (request.pooling) active.pool.emplace(dim_);
   for (int i = 0; i < n; ++i) {
-    active.streams.push_back({Sampler(active.params, options_.eos, i)});
+    Stream& stream = active.streams.emplace_back(Stream{Sampler(active.params, options_.eos, i)});
+    if (!request.constraint.empty()) stream.constraint = std::move(request.constraint[i]);
     active.params.seed = active.streams[0].sampler.seed();  // drawn once, where the user gives none
   }
   active.order = scheduler_.add(std::move(s), request.priority);
@@ -209,6 +218,26 @@ void Engine::note_started(const Plan& plan) {
     Active& active = active_.at(chunk.sequence->request);
     if (!active.queue_s) active.queue_s = std::chrono::duration<double>(now - active.arrived).count();
   }
+}
+
+// The masks of what this step samples. Streams that fork from a prompt share their first one.
+void Engine::start_masks(const Plan& plan) {
+  if (!masks_) return;
+  std::vector<MaskSource::Job> jobs;
+  for (const Chunk& chunk : plan.chunks) {
+    const Sequence& s = *chunk.sequence;
+    Active& active = active_.at(s.request);
+    for (int i = 0; i < chunk.samples; ++i) {
+      Stream& stream = active.streams[s.order.index + i];
+      if (!stream.constraint) break;
+      if (i == 0) {
+        const int told = active.prompt_tokens + std::exchange(stream.told, s.total() - active.prompt_tokens);
+        jobs.push_back({stream.constraint.get(), {s.tokens.begin() + told, s.tokens.end()}, ""});
+      }
+      stream.job = jobs.size() - 1;
+    }
+  }
+  masks_->start(std::move(jobs));
 }
 
 Event& Engine::emit(uint64_t id, int index, const Active& active, std::vector<Event>& events) {
@@ -274,8 +303,14 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
   const auto tokens = std::span<const int32_t>(s.tokens);
   const auto prompt = tokens.first(active.prompt_tokens), generated = tokens.subspan(active.prompt_tokens);
   const SamplingParams& params = active.params;
+  Stream& stream = active.streams[event.index];
   try {
-    Sampled sampled = active.streams[event.index].sampler.sample(logits, prompt, generated, scratch_);
+    std::span<const uint32_t> mask;
+    if (stream.constraint) {
+      if (const std::string& error = masks_->error(stream.job); !error.empty()) fail("constraint: ", error);
+      mask = masks_->mask(stream.job);
+    }
+    Sampled sampled = stream.sampler.sample(logits, prompt, generated, scratch_, mask);
     event.token = sampled.token;
     event.logprob = sampled.logprob;
     event.top_logprobs = std::move(sampled.top);
@@ -284,8 +319,7 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
     event.detail = error.what();
     return;
   }
-  const bool eos = !params.ignore_eos && contains(options_.eos, event.token);
-  if (eos || contains(params.stop_token_ids, event.token)) {
+  if (contains(options_.eos, event.token) || contains(params.stop_token_ids, event.token)) {
     event.finish = Finish::Stop;
   } else if (static_cast<int64_t>(generated.size()) + 1 >= params.max_tokens) {
     event.finish = Finish::Length;

@@ -7,6 +7,7 @@
 #include "engine/engine.h"
 #include "engine/memory.h"
 #include "python/loaded_model.h"
+#include "python/mask_source.h"
 #include "python/module.h"
 
 namespace pyllm::python {
@@ -94,9 +95,11 @@ std::vector<int32_t> token_ids(const py::object& tokens) {
 
 void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
             int priority, const std::string& cache_salt, bool want_logits,
-            const std::optional<std::string>& pooling) {
-  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}};
+            const std::optional<std::string>& pooling, const py::list& constraint) {
+  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}, {}};
   if (pooling) request.pooling = pooling_named(*pooling);
+  for (const py::handle state : constraint)
+    request.constraint.push_back(std::make_unique<PythonStream>(py::reinterpret_borrow<py::object>(state)));
   py::gil_scoped_release release;
   self.engine->submit(std::move(request));
 }
@@ -202,14 +205,16 @@ void bind_event(py::module_& m) {
 
 LoadedEngine make_engine(LoadedModel& model, int64_t kv_bytes, int64_t context, int max_batch_tokens,
                          int max_sequences, bool prefix_cache, const std::optional<std::vector<int32_t>>& eos,
-                         int64_t scratch_bytes) {
+                         int64_t scratch_bytes, const py::object& masks) {
   EngineOptions options{kv_bytes, context, max_batch_tokens, max_sequences, prefix_cache, {}, scratch_bytes};
   if (eos)
     options.eos = *eos;
   else if (model.file)
     options.eos = end_tokens(*model.file, model.config.vocab);
+  std::shared_ptr<MaskSource> source;
+  if (!masks.is_none()) source = std::make_shared<PythonMaskSource>(masks);
   py::gil_scoped_release release;
-  return {model.file, std::make_unique<Engine>(std::move(model.model), options)};
+  return {model.file, std::make_unique<Engine>(std::move(model.model), options, std::move(source))};
 }
 
 }  // namespace
@@ -221,12 +226,15 @@ void bind_engine(py::module_& m) {
   py::class_<LoadedEngine>(m, "Engine", "Continuous batching over one model. Safe to use from any thread.")
       .def(py::init(&make_engine), py::arg("model"), py::arg("kv_bytes") = 0, py::arg("context") = 0,
            py::arg("max_batch_tokens") = 512, py::arg("max_sequences") = 0, py::arg("prefix_cache") = true,
-           py::arg("eos") = py::none(), py::arg("scratch_bytes") = 0,
+           py::arg("eos") = py::none(), py::arg("scratch_bytes") = 0, py::arg("masks") = py::none(),
            "Take over `model`. Zeros mean: decide. eos: ids that end a text; None: those the file names. "
-           "scratch_bytes: of each GPU's memory, left for what a step computes.")
+           "scratch_bytes: of each GPU's memory, left for what a step computes. "
+           "masks: an object with fill(states, tokens, address, row_bytes), see _core.pyi.")
       .def("submit", &submit, py::arg("id"), py::arg("tokens"), py::arg("params"), py::arg("priority") = 0,
            py::arg("cache_salt") = "", py::arg("want_logits") = false, py::arg("pooling") = py::none(),
-           "Queue a request under an id that is not in use. Raises PyllmError when it can never run.")
+           py::arg("constraint") = py::list(),
+           "Queue a request under an id that is not in use. Raises PyllmError when it can never run. "
+           "constraint: a state for `masks` for each of n streams, or none.")
       .def(
           "cancel", [](LoadedEngine& self, uint64_t id) { self.engine->cancel(id); }, py::arg("id"), Guard(),
           "End the request at the next step; an unknown id is ignored.")

@@ -13,6 +13,7 @@ from pyllm.cli.output import UsageError
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
+    from pyllm.constraint import Constraint
     from pyllm.llm import LLM
     from pyllm.models import Manifest
     from pyllm.pull import Ask
@@ -68,6 +69,12 @@ SAMPLING = [
     click.option("--ignore-eos", is_flag=True, default=None, help="Never end by itself."),
 ]
 
+CONSTRAINT = [
+    click.option("--json-schema", help="The answer is JSON valid by this schema: a file, or the text itself."),
+    click.option("--regex", help="The answer matches this regular expression as a whole."),
+    click.option("--grammar", help="The answer is of the grammar (GBNF or Lark) in this file."),
+]
+
 
 def device_options(command: F) -> F:
     """Adds DEVICE."""
@@ -81,6 +88,44 @@ def engine_options(command: F) -> F:
     for option in reversed(ENGINE):
         command = option(command)
     return command
+
+
+def constraint_options(command: F) -> F:
+    """Adds CONSTRAINT."""
+    for option in reversed(CONSTRAINT):
+        command = option(command)
+    return command
+
+
+def constraint(json_schema: str | None, regex: str | None, grammar: str | None) -> Constraint | None:
+    """The values of CONSTRAINT. UsageError for more than one, and for what is none."""
+    given = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)}: expected only one of them")
+    if json_schema is not None and not json_schema.lstrip().startswith("{"):
+        json_schema = _file("--json-schema", json_schema)
+    if grammar is not None:
+        grammar = _file("--grammar", grammar)
+    from pyllm.constraint import Constraint
+
+    try:
+        if json_schema is not None:
+            return Constraint.json(json_schema)
+        if regex is not None:
+            return Constraint.regex(regex)
+        return Constraint.grammar(grammar) if grammar is not None else None
+    except PyllmError as error:
+        raise UsageError(f"{names[0]}: {str(error).removeprefix('constraint: ')}") from error
+
+
+def _file(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{option} {path}: expected a text file") from error
 
 
 def sampling_options(command: F) -> F:

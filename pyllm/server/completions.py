@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from pyllm.server.prompts import texts_or_tokens
 from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from pyllm.server.score import prompt_logprobs
 from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
+from pyllm.server.structure import asked_constraint, field_of, refused
 from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
@@ -48,7 +50,8 @@ class Completions:
         body, document = await service.read(request, CompletionRequest)
         refuse_not_honoured(document)
         model = service.model(body.model)
-        jobs = await service.in_worker(lambda: prepared(service.options, model, body))
+        compiles = asked_constraint(body) is not None
+        jobs = await service.in_worker(lambda: prepared(service.options, model, body), compiles)
         place.grow(sum(job.params.n for job in jobs))
         answers, writer = await begin(service, exchange, model, body, jobs)
         if body.stream:
@@ -63,6 +66,8 @@ def prepared(options: ServeOptions, model: ServedModel, body: CompletionRequest)
     if body.suffix and body.echo:
         raise bad_request("echo: not with suffix: the answer lies between the two", "echo")
     llm, params = model.llm, completion_params(body, model.defaults, options)
+    if constraint := asked_constraint(body):
+        params = replace(params, constraint=constraint)
     prompts = texts_or_tokens(body.prompt, "prompt")
     if not prompts:
         raise bad_request("prompt: expected at least one, got none", "prompt")
@@ -78,8 +83,10 @@ def prepared(options: ServeOptions, model: ServedModel, body: CompletionRequest)
         return llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
     try:
-        return [llm.job(encode(prompt), params) for prompt in prompts]
+        return [llm.job(encode(prompt), params, trusted=False) for prompt in prompts]
     except PyllmError as error:
+        if str(error).startswith("constraint: "):
+            raise refused(error, field_of(body)) from None
         raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
 
 

@@ -10,12 +10,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.errors import PyllmError
-from pyllm.parsers import Content, Parser
+from pyllm.parsers import CallStart, Content, Dialect, Parser
 from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import chat_params, template_arguments
 from pyllm.server.protocol import ChatRequest
 from pyllm.server.stream import EventStream, json_response, watching
+from pyllm.server.structure import (
+    ToolChoice,
+    answer_constraint,
+    asked_constraint,
+    field_of,
+    refused,
+    tool_choice,
+)
 from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
@@ -55,12 +63,16 @@ class Conversation:
         answers: Answers[Piece],
         exchange: Exchange,
         parsers: list[Parser | None],
+        many: bool = True,
     ) -> None:
+        """many: an answer may have several calls; otherwise what follows the first is left out."""
         self.model = model
         self.n = job.params.n
         self.tally = Tally(exchange, 1)
         self._answers = answers
         self._parsers = parsers
+        self._many = many
+        self._calls = [0] * self.n  # of each answer
 
     async def next(self) -> list[Part]:
         """At least one part; none when all answers have ended. ApiError and ClientLeftError end it early."""
@@ -87,9 +99,20 @@ class Conversation:
                 deltas += parser.finish()
                 if end == "stop" and parser.calls:
                     end = "tool_calls"
+            if not self._many:
+                deltas = self._first_call(piece.answer, deltas)
         if piece.completion is not None:
             self.tally.add(0, piece.completion)
         return Part(piece.answer, deltas, piece, end)
+
+    def _first_call(self, answer: int, deltas: list[Delta]) -> list[Delta]:
+        """What of `deltas` comes before the answer's second call."""
+        kept = []
+        for delta in deltas:
+            self._calls[answer] += isinstance(delta, CallStart)
+            if self._calls[answer] < 2:
+                kept.append(delta)
+        return kept
 
     @property
     def cached_tokens(self) -> int:
@@ -114,37 +137,39 @@ class Conversation:
 async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRequest) -> Conversation:
     """Puts a conversation to the model. `body`: the request, in OpenAI's form whatever it came in."""
     model = service.model(body.model)
-    job, tools = await prepare(service, model, body)
-    place.grow(job.params.n)
-    return converse(service, exchange, model, body, job, tools)
+    ready = await prepare(service, model, body)
+    place.grow(ready.job.params.n)
+    return converse(service, exchange, model, body, ready)
 
 
 def converse(
-    service: Service,
-    exchange: Exchange,
-    model: ServedModel,
-    body: ChatRequest,
-    job: Job,
-    tools: list[dict[str, Any]] | None,
+    service: Service, exchange: Exchange, model: ServedModel, body: ChatRequest, ready: Prepared
 ) -> Conversation:
     """Puts to the model what prepare() has made of the request."""
+    job = ready.job
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
-    prompt = model.llm.tokenizer.decode(job.tokens[-_PROMPT_END:])
-    parsers = [model.parser(tools, prompt) for _ in range(job.params.n)]
+    prompt = _end_of(model, job.tokens)
+    parsers = [model.parser(ready.choice.tools, prompt, ready.dialect) for _ in range(job.params.n)]
     answers = start(service, model, [job], body, exchange)
-    return Conversation(model, job, answers, exchange, parsers)
+    return Conversation(model, job, answers, exchange, parsers, ready.choice.many)
 
 
-async def prepare(
-    service: Service, model: ServedModel, body: ChatRequest
-) -> tuple[Job, list[dict[str, Any]] | None]:
-    """The prompt's tokens with their parameters, and the tools that the model may call."""
-    return await service.in_worker(lambda: prepared(service.options, model, body))
+@dataclass(frozen=True)
+class Prepared:
+    """A request ready for the engine. choice: the tools that the model may or must call. dialect: in which."""
+
+    job: Job
+    choice: ToolChoice
+    dialect: Dialect
 
 
-def prepared(
-    options: ServeOptions, model: ServedModel, body: ChatRequest
-) -> tuple[Job, list[dict[str, Any]] | None]:
+async def prepare(service: Service, model: ServedModel, body: ChatRequest) -> Prepared:
+    """The prompt's tokens with their parameters, and what the answer may be."""
+    compiles = tool_choice(body).forced or asked_constraint(body) is not None
+    return await service.in_worker(lambda: prepared(service.options, model, body), compiles)
+
+
+def prepared(options: ServeOptions, model: ServedModel, body: ChatRequest) -> Prepared:
     """As prepare(), at once, on any thread."""
     template = model.llm.template
     if len(body.messages) > options.max_messages:
@@ -153,13 +178,22 @@ def prepared(
         )
     params = chat_params(body, model.defaults, options, template)
     arguments = template_arguments(body.chat_template_kwargs, body.reasoning_effort, template, options)
-    tools = body.tools if body.tools and body.tool_choice != "none" else None
+    choice, text = tool_choice(body), asked_constraint(body)
     if visible := model.visible_tokens:
         params = replace(params, visible_tokens=visible)
     try:
-        return model.llm.job(template.encode(body.messages, tools=tools, **arguments), params), tools
+        tokens = template.encode(body.messages, tools=choice.tools, **arguments)
+        constraint, dialect = answer_constraint(model.llm, model.dialect, choice, text, _end_of(model, tokens))
+        constrained = replace(params, constraint=constraint) if constraint else params
+        return Prepared(model.llm.job(tokens, constrained, trusted=False), choice, dialect)
     except PyllmError as error:
+        if str(error).startswith("constraint: "):
+            raise refused(error, "tools" if choice.forced else field_of(body)) from None
         raise from_pyllm(error, frozenset(ChatRequest.__struct_fields__)) from None
+
+
+def _end_of(model: ServedModel, tokens: list[int]) -> str:
+    return model.llm.tokenizer.decode(tokens[-_PROMPT_END:])
 
 
 def start(

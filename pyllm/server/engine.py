@@ -161,7 +161,9 @@ class AsyncEngine:
             try:
                 piece = request.take(event, now)
             except PyllmError as error:
-                answers.fail(ApiError(500, str(error), code="generation_failed"))
+                # A grammar may show only while it is followed that it cannot be.
+                status = 400 if str(error).startswith("constraint: ") else 500
+                answers.fail(ApiError(status, str(error), code="generation_failed"))
                 continue
             if piece is not None:
                 if 0 < answers.last < now and isinstance(piece, Piece):

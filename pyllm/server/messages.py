@@ -21,6 +21,7 @@ from pyllm.server.anthropic import (
     input_of,
 )
 from pyllm.server.conversation import begin, prepare
+from pyllm.server.errors import ApiError
 from pyllm.server.exchange import exchange_of
 from pyllm.server.stream import json_response
 
@@ -46,7 +47,10 @@ class Messages:
         place = exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, MessagesRequest)
         template = service.model(body.model).llm.template
-        conversation = await begin(service, exchange, place, chat_request(body, template.source))
+        try:
+            conversation = await begin(service, exchange, place, chat_request(body, template.source))
+        except ApiError as error:
+            raise error.named("response_format", "output_config.format") from None
         writer = _Writer(conversation)
         return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
 
@@ -57,8 +61,8 @@ class Messages:
         exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, CountRequest)
         model = service.model(body.model)
-        job, _ = await prepare(service, model, chat_request(body, model.llm.template.source))
-        return json_response(InputTokens(len(job.tokens)))
+        prepared = await prepare(service, model, chat_request(body, model.llm.template.source))
+        return json_response(InputTokens(len(prepared.job.tokens)))
 
 
 def stop_reason(part: Part) -> tuple[str, str | None]:

@@ -110,22 +110,24 @@ class Offline:
             )
         body.store = False
         chat = chat_request(body, input_messages(body.input))
-        return self._converse(
-            chat, row, lambda conversation, parts: ResponseWriter(conversation, body).whole(parts)
-        )
+        write = lambda conversation, parts: ResponseWriter(conversation, body).whole(parts)  # noqa: E731
+        try:
+            return self._converse(chat, row, write)
+        except ApiError as error:
+            raise error.named("response_format", "text.format") from None
 
     def _converse(
         self, body: ChatRequest, row: Row, write: Callable[[Conversation, list[Part]], msgspec.Struct]
     ) -> tuple[list[Job], _Run]:
         service, model = self.service, self._model(body.model)
         body.seed, body.priority = self._seed(body.seed, row), PRIORITY
-        job, tools = conversation.prepared(service.options, model, body)
+        prepared = conversation.prepared(service.options, model, body)
 
         async def run(exchange: Exchange) -> msgspec.Struct:
-            talk = conversation.converse(service, exchange, model, body, job, tools)
+            talk = conversation.converse(service, exchange, model, body, prepared)
             return write(talk, await talk.rest())
 
-        return [job], run
+        return [prepared.job], run
 
     def _completion(self, row: Row) -> tuple[Sequence[Job], _Run]:
         body = self._form(row, CompletionRequest)

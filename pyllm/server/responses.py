@@ -50,7 +50,10 @@ class Responses:
         body, _ = await service.read(request, ResponsesRequest)
         refuse_not_honoured(body)
         history = self._history(body, exchange)
-        conversation = await begin(service, exchange, place, chat_request(body, history))
+        try:
+            conversation = await begin(service, exchange, place, chat_request(body, history))
+        except ApiError as error:
+            raise error.named("response_format", "text.format") from None
         writer = ResponseWriter(conversation, body)
 
         def finished(response: ResponseObject) -> None:
@@ -116,6 +119,8 @@ class ResponseWriter:
             top_p=body.top_p,
             tool_choice=body.tool_choice or "auto",
             tools=body.tools or [],
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            text=body.text if body.text and body.text.get("format") else {"format": {"type": "text"}},
         )
 
     def whole(self, parts: list[Part]) -> ResponseObject:

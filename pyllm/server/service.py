@@ -56,11 +56,11 @@ class ServedModel:
         """Control tokens that the parser of answers must see."""
         return self.dialect.visible_tokens(self.llm.tokenizer)
 
-    def parser(self, tools: list[dict[str, Any]] | None, prompt: str) -> Parser | None:
+    def parser(self, tools: list[dict[str, Any]] | None, prompt: str, dialect: Dialect) -> Parser | None:
         """For one answer: finds reasoning and calls of `tools`; none where there is nothing to find."""
-        if tools is None and self.dialect.thinking is None and self.dialect.format != "gpt-oss":
+        if tools is None and dialect.thinking is None and dialect.format != "gpt-oss":
             return None
-        return self.dialect.parser(tools=tools, prompt=prompt)
+        return dialect.parser(tools=tools, prompt=prompt)
 
 
 class Service:
@@ -76,6 +76,8 @@ class Service:
         self._served: ServedModel | None = None
         # Templates and tokenizers take milliseconds: the loop must not wait for them.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="pyllm-prompt")
+        # Grammars take longer: nor must prompts wait for them.
+        self._compilers = ThreadPoolExecutor(2, thread_name_prefix="pyllm-grammar")
 
     # -- models ------------------------------------------------------------------------------------------------
 
@@ -131,6 +133,7 @@ class Service:
     def close(self) -> None:
         """Ends the engines."""
         self._workers.shutdown(wait=False, cancel_futures=True)
+        self._compilers.shutdown(wait=False, cancel_futures=True)
         for model in self.models:
             model.llm.close()
 
@@ -140,9 +143,10 @@ class Service:
         """The request's JSON as `form` and as plain values."""
         return await read_json(request, form, self.options)
 
-    async def in_worker(self, work: Callable[[], _T]) -> _T:
-        """Runs `work` beside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+    async def in_worker(self, work: Callable[[], _T], compiles: bool = False) -> _T:
+        """Runs `work` beside the loop; compiles: it makes a grammar."""
+        pool = self._compilers if compiles else self._workers
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
 
     def salt(self, exchange: Exchange, cache_salt: str | None) -> str:
         """Keeps one caller's cached prompts from another's: how fast an answer comes would tell of them."""

@@ -192,3 +192,28 @@ def test_a_reader_that_leaves(model: Path, tmp_path: Path) -> None:
     assert full.returncode == 1
     assert b"No space left" in full.stderr
     assert b"Traceback" not in full.stderr
+
+
+def test_a_schema_for_all_rows(model: Path, tmp_path: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"enum": [1, 2]}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    (tmp_path / "schema").write_text(json.dumps(schema))
+    rows = [
+        {"prompt": "x"},
+        {"messages": [{"role": "user", "content": "x"}]},
+        {"prompt": "y", "temperature": 1.5},
+    ]
+    rows.append({"custom_id": "r", "url": "/v1/responses", "body": {"input": "x"}})
+    rows.append({"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": 3}}})
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    done = run(model, "--ordered", "--schema", tmp_path / "schema", "--max-tokens", 200, stdin=data)
+    assert done.returncode == 0, done.stderr
+    *plain, response, wrong = rows_of(done.stdout)
+    texts = [row["text"] for row in plain]
+    texts.append(response["response"]["body"]["output"][0]["content"][0]["text"])
+    assert all(json.loads(text)["a"] in (1, 2) for text in texts), texts
+    assert wrong["error"]["message"].startswith("response_format")

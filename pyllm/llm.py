@@ -359,6 +359,11 @@ class LLM:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
         return self._thread.stats()
 
+    @property
+    def ended(self) -> str:
+        """Why nothing more can be asked: the engine's own failure, or close(). "" while it runs."""
+        return self._thread.ended
+
     def settle(self) -> None:
         """Waits until the packed weights of a first start are kept for the next one: for measurements."""
         if self._packing:

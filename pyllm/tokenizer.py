@@ -214,7 +214,7 @@ class Detokenizer:
         self._skip_special = skip_special
         self._visible = frozenset(visible)
         self._strip_space = strip_space
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder: Any = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character still lacks bytes."""
@@ -227,11 +227,15 @@ class Detokenizer:
         elif self._strip_space:
             self._strip_space = False
             piece = piece.removeprefix(b" ")
-        return self._decoder.decode(piece)
+        if piece.isascii() and not self._decoder.buffer:
+            return piece.decode("ascii")
+        text: str = self._decoder.decode(piece)
+        return text
 
     def flush(self) -> str:
         """The end of the text: bytes that wait for the rest of a character become U+FFFD."""
-        return self._decoder.decode(b"", final=True)
+        text: str = self._decoder.decode(b"", final=True)
+        return text
 
 
 class _Pieces:
@@ -277,7 +281,7 @@ class _ByteLevel:
 
         from pyllm._core import PieceTokenizer
 
-        self._bytes = {character: byte for byte, character in enumerate(_byte_characters())}
+        self._bytes = _byte_table()
         pre = pre_tokenizer(vocabulary.pre)
         self._whole = pre.ignore_merges
         splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
@@ -302,8 +306,8 @@ class _ByteLevel:
 
     def piece(self, token: bytes) -> bytes:
         try:
-            return bytes([self._bytes[character] for character in token.decode()])
-        except (KeyError, UnicodeDecodeError):
+            return token.decode().translate(self._bytes).encode("latin-1")
+        except UnicodeError:
             return token  # not written in byte characters: it can only mean itself
 
     def user_piece(self, token: bytes) -> bytes:
@@ -324,6 +328,15 @@ def _byte_characters() -> list[str]:
     prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in prints else next(others)) for byte in range(256)]
+
+
+def _byte_table() -> str:
+    """For str.translate: [character] the byte that it stands for; what stands for none becomes no byte."""
+    characters = _byte_characters()
+    table = [_SPACE] * (max(map(ord, characters)) + 1)
+    for byte, character in enumerate(characters):
+        table[ord(character)] = chr(byte)
+    return "".join(table)
 
 
 def _byte_of(token: bytes) -> bytes | None:

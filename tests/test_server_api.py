@@ -442,7 +442,9 @@ def test_the_dashboard_shows_metrics_that_there_are(server: Serving) -> None:
     names = set(re.findall(r"(?:pyllm|process)_\w+", asked))
     assert len(names) > 10
     shown = server.get("/metrics").body.decode()
-    assert [name for name in sorted(names) if f"\n{name}" not in shown] == []
+    assert names - set(re.findall(r"^(\w+)", shown, re.MULTILINE)) == set()
+    labels = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([\w, ]+)\)", asked)))) - {"instance"}
+    assert labels - set(re.findall(r'[{,](\w+)="', shown)) == set()
 
 
 def test_log_lines_hold_no_text(server: Serving) -> None:

@@ -160,8 +160,8 @@ def test_what_is_refused(server: Serving) -> None:
 
 def test_a_server_without_a_folder_keeps_nothing() -> None:
     with serving(lambda: fake_llm(FakeEngine(lambda p: p))) as server:
-        assert server.get("/v1/files").status == 501
-        assert server.post("/v1/batches", {}).status == 501
+        assert server.get("/v1/files").status == 404
+        assert server.post("/v1/batches", {}).status == 404
 
 
 def test_storage_is_bounded(model: Path, tmp_path: Path) -> None:

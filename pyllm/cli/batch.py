@@ -184,19 +184,21 @@ def _run(
 
     from pyllm.batch.job import Job
     from pyllm.batch.progress import batch_progress
+    from pyllm.server.engine import AsyncEngine
     from pyllm.server.log import Log
     from pyllm.server.offline import Offline
     from pyllm.server.options import ServeOptions
+    from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
 
     _ = llm.template  # compiled now
     signals = []
 
     async def run() -> Counts:
-        service = Service(ServeOptions(), Log("none"))
-        service.add(name, llm, defaults)
+        service = Service(ServeOptions(), [], Log("none"))
+        served = ServedModel(name, AsyncEngine(llm, asyncio.get_running_loop()), defaults)
         progress = batch_progress(size)
-        offline = Offline(service, any_model=True, seed=seed)
+        offline = Offline(service, served, any_model=True, seed=seed)
         job = Job(plan, done, offline, progress.update)
 
         def stop(number: int, within_s: float) -> None:

@@ -29,11 +29,12 @@ from pyllm.server.batch_protocol import (
 )
 from pyllm.server.errors import ApiError, bad_request
 from pyllm.server.files import store_of
-from pyllm.server.offline import Offline
+from pyllm.server.offline import Offline, offline_exchange
 from pyllm.server.store import Store, callers, new_id, page
 from pyllm.server.stream import json_response
 
 if TYPE_CHECKING:
+    from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
 
 AT_ONCE = 4  # batches that run side by side
@@ -47,6 +48,7 @@ class Running:
         self.store = store
         self.batch = batch
         self.job: Job | None = None
+        self.model: ServedModel | None = None
         self.cancelled = False
         self.task: asyncio.Task[None] | None = None
 
@@ -69,7 +71,7 @@ class BatchRunner:
         for caller in callers(options.batch_folder):
             store = Store(options.batch_folder, caller, options.max_storage)
             for batch in reversed(store.batches()):
-                if batch.status not in ENDED and batch.model == self._service.model(None).id:
+                if batch.status not in ENDED and batch.model in self._service.registry.entries:
                     self.start(store, batch)
 
     def start(self, store: Store, batch: BatchObject) -> None:
@@ -104,7 +106,7 @@ class BatchRunner:
         except LockedError:
             pass  # another server works on it
         except Exception as error:
-            if self._closing or self._service.state[0] != "ok":
+            if self._closing or (running.model is not None and running.model.engine.broken):
                 return  # it goes on at the next start
             batch.errors = BatchErrors(data=[BatchError(code="failed", message=str(error))])
             with contextlib.suppress(ApiError):
@@ -135,13 +137,15 @@ class BatchRunner:
         self, running: Running, forms: Forms, job: str, records: Callable[[], Iterator[Record]]
     ) -> Counts:
         batch, store = running.batch, running.store
-        with contextlib.ExitStack() as files:
+        exchange = offline_exchange("/v1/batches", store.caller)
+        with exchange.stack, contextlib.ExitStack() as files:
             output, errors = (
                 files.enter_context(contextlib.closing(Output(path, job))) for path in _outputs(store, batch)
             )
             plan = Plan(records, forms, output, job, errors, slots=self._slots)
             done = await asyncio.to_thread(recovered, plan)
-            offline = Offline(self._service, store.caller)
+            running.model = await self._service.open(exchange, batch.model)
+            offline = Offline(self._service, running.model, store.caller)
             running.job = Job(plan, done, offline, partial(_count, batch, done.failed))
             if running.cancelled or self._closing:
                 running.job.stop(0.0)
@@ -195,13 +199,14 @@ class Batches:
         if body.metadata and len(body.metadata) > 16:
             raise bad_request(f"metadata: expected at most 16 entries, got {len(body.metadata)}", "metadata")
         await asyncio.to_thread(store.file, body.input_file_id)
+        model = await asyncio.to_thread(_model_of, store, body.input_file_id)
         await asyncio.to_thread(store.check_room)
         batch = BatchObject(
             id=new_id("batch_"),
             endpoint=body.endpoint,
             input_file_id=body.input_file_id,
             created_at=int(time.time()),
-            model=service.model(None).id,
+            model=service.registry.find(model).id,
             completion_window=body.completion_window,
             metadata=body.metadata,
         )
@@ -256,6 +261,14 @@ async def _watch_room(store: Store, job: Job) -> None:
 def _records(store: Store, id: str) -> Iterator[Record]:
     with store.path(id).open("rb") as stream:
         yield from read_lines(stream)
+
+
+def _model_of(store: Store, id: str) -> str | None:
+    """The model that the first row names: it answers all."""
+    for record in _records(store, id):
+        model = Forms().row(record).body.get("model")
+        return model if isinstance(model, str) else None
+    return None
 
 
 def _outputs(store: Store, batch: BatchObject) -> tuple[Any, Any]:

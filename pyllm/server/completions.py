@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from starlette.responses import Response
 from pyllm.errors import PyllmError
 from pyllm.server.conversation import start
 from pyllm.server.errors import bad_request, from_pyllm
-from pyllm.server.exchange import Exchange, exchange_of
+from pyllm.server.exchange import Exchange, exchange_of, new_id
 from pyllm.server.fields import completion_params, refuse_not_honoured
 from pyllm.server.logprobs import CompletionLogprobsWriter
 from pyllm.server.prompts import texts_or_tokens
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from pyllm.llm import LLM
     from pyllm.server.engine import Answers
     from pyllm.server.options import ServeOptions
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 
 class Completions:
@@ -49,7 +49,7 @@ class Completions:
         place = exchange.stack.enter_context(service.admission.place())
         body, document = await service.read(request, CompletionRequest)
         refuse_not_honoured(document)
-        model = service.model(body.model)
+        model = await service.open(exchange, body.model)
         compiles = asked_constraint(body) is not None
         jobs = await service.in_worker(lambda: prepared(service.options, model, body), compiles)
         place.grow(sum(job.params.n for job in jobs))
@@ -156,7 +156,7 @@ class CompletionWriter:
         self._include_usage = bool(body.stream_options and body.stream_options.include_usage)
         self._logprobs = body.logprobs is not None
         self._writers = [CompletionLogprobsWriter(model.llm.tokenizer) for _ in range(self._count)]
-        self._id = f"cmpl-{uuid.uuid4().hex}"
+        self._id = f"cmpl-{new_id()}"
         self._created = int(time.time())
         self._echo_only = body.max_tokens == 0
 

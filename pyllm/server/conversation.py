@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,14 +34,14 @@ if TYPE_CHECKING:
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
     from pyllm.server.options import ServeOptions
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 _T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What a piece of an answer means. `end`: the finish reason, with the last part: "tool_calls" too."""
 
     answer: int
@@ -136,7 +137,7 @@ class Conversation:
 
 async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRequest) -> Conversation:
     """Puts a conversation to the model. `body`: the request, in OpenAI's form whatever it came in."""
-    model = service.model(body.model)
+    model = await service.open(exchange, body.model)
     ready = await prepare(service, model, body)
     place.grow(ready.job.params.n)
     return converse(service, exchange, model, body, ready)
@@ -146,10 +147,12 @@ def converse(
     service: Service, exchange: Exchange, model: ServedModel, body: ChatRequest, ready: Prepared
 ) -> Conversation:
     """Puts to the model what prepare() has made of the request."""
-    job = ready.job
+    job, tools, dialect = ready.job, ready.choice.tools, ready.dialect
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
-    prompt = _end_of(model, job.tokens)
-    parsers = [model.parser(ready.choice.tools, prompt, ready.dialect) for _ in range(job.params.n)]
+    parsers: list[Parser | None] = [None] * job.params.n
+    if dialect.finds(tools):
+        prompt = _end_of(model, job.tokens)
+        parsers = [dialect.parser(tools=tools, prompt=prompt) for _ in range(job.params.n)]
     answers = start(service, model, [job], body, exchange)
     return Conversation(model, job, answers, exchange, parsers, ready.choice.many)
 

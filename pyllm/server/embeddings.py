@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -31,7 +30,8 @@ if TYPE_CHECKING:
     from pyllm.llm import LLM
     from pyllm.server.exchange import Exchange
     from pyllm.server.options import ServeOptions
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 MAX_INPUTS = 2048
 AT_ONCE = 32  # of a request in the engine: many texts must not keep everyone else waiting
@@ -49,10 +49,10 @@ class EmbeddingRoutes:
         service.check_ready()
         place = exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, EmbeddingsRequest)
-        model = service.model(body.model)
+        model = await service.open(exchange, body.model)
         jobs = await service.in_worker(lambda: prepared(service.options, model.llm, body))
         place.grow(min(len(jobs), AT_ONCE))
-        vectors = await compute(service, exchange, model, body, jobs, request)
+        vectors = await compute(service, exchange, model, body, jobs)
         return await service.in_worker(lambda: json_response(document(model, vectors, body, exchange)))
 
 
@@ -88,14 +88,13 @@ async def compute(
     model: ServedModel,
     body: EmbeddingsRequest,
     jobs: list[EmbedJob],
-    request: Request | None,
 ) -> list[npt.NDArray[np.float32]]:
-    """A vector each. request: whose client may leave, None where nobody does."""
+    """A vector each."""
     exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
     vectors: dict[int, npt.NDArray[np.float32]] = {}
     for first in range(0, len(jobs), AT_ONCE):
         answers = start(service, model, jobs[first : first + AT_ONCE], body, exchange)
-        async with watching(request.receive, answers) if request is not None else nullcontext():
+        async with watching(exchange.receive, answers):
             for number, embedding in await answers.rest():
                 vectors[first + number] = embedding.vector
                 exchange.cached_tokens += embedding.usage.cached_tokens

@@ -104,7 +104,6 @@ class AsyncEngine:
         """gap: told the seconds between the pieces of an answer."""
         self.llm = llm
         self.loop = loop
-        self.broken = ""  # why the engine has ended
         self._gap = gap
         self._running: dict[int, tuple[int, Request[Any], Answers[Any]]] = {}
 
@@ -125,6 +124,11 @@ class AsyncEngine:
             answers.close()
             raise
         return answers
+
+    @property
+    def broken(self) -> str:
+        """Why the engine has ended; "" while it runs."""
+        return self.llm.ended
 
     @property
     def running(self) -> int:
@@ -150,8 +154,7 @@ class AsyncEngine:
 
     def _deliver(self, mail: Mail) -> None:
         if isinstance(mail, EngineEndedError):
-            self.broken = self.broken or str(mail)
-            self.fail_all(not_ready(self.broken))
+            self.fail_all(not_ready(str(mail)))
             return
         now, events = mail
         for event in events:

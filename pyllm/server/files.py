@@ -85,7 +85,7 @@ def store_of(service: Service, request: Request) -> Store:
     """Of the caller. ApiError when this server keeps nothing."""
     options = service.options
     if options.batch_folder is None:
-        raise ApiError(501, "this server keeps no files and runs no batches", code="not_implemented")
+        raise ApiError(404, "this server keeps no files and runs no batches", code="no_batches")
     return Store(options.batch_folder, exchange_of(request).caller, options.max_storage)
 
 

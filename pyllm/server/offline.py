@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
     from pyllm.generation import Job
     from pyllm.server.conversation import Conversation, Part
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 PRIORITY = 1_000_000  # after everything that a client may ask for
 _Form = TypeVar("_Form", bound=msgspec.Struct)
@@ -38,10 +40,11 @@ _Run: TypeAlias = "Callable[[Exchange], Awaitable[msgspec.Struct]]"
 
 @dataclass(frozen=True)
 class Offline:
-    """Answers rows (pyllm.batch.job.Answerer). caller: whose key. any_model: whatever model a row names, it
-    gets the one that there is. seed: what the seeds of rows without one are made of."""
+    """Answers rows (pyllm.batch.job.Answerer) by one model. caller: whose key. any_model: rows may name another
+    one. seed: what the seeds of rows without one are made of."""
 
     service: Service
+    model: ServedModel
     caller: str = ""
     any_model: bool = False
     seed: int = 0
@@ -59,7 +62,7 @@ class Offline:
             jobs, run = prepare(row)
         except ApiError as error:
             raise told(error) from error
-        context = self.service.models[0].llm.context
+        context = self.model.llm.context
         longest = max(jobs, key=lambda job: len(job.tokens))
         length = min(context, len(longest.tokens) + (longest.params.max_tokens or context))
         return Ready(row, run, longest.tokens, length, sum(job.params.n for job in jobs))
@@ -71,7 +74,7 @@ class Offline:
         jobs = embeddings.prepared(service.options, model.llm, body)
 
         async def run(exchange: Exchange) -> msgspec.Struct:
-            vectors = await embeddings.compute(service, exchange, model, body, jobs, None)
+            vectors = await embeddings.compute(service, exchange, model, body, jobs)
             return embeddings.document(model, vectors, body, exchange)
 
         longest = max(jobs, key=lambda job: len(job.tokens))
@@ -80,7 +83,8 @@ class Offline:
     async def answer(self, ready: Ready) -> dict[str, Any]:
         """The whole answer."""
         row, service = ready.row, self.service
-        exchange = Exchange(f"row {row.number}", "POST", row.url, "batch", caller=self.caller)
+        exchange = offline_exchange(row.url, self.caller)
+        exchange.model = self.model.id
         run: _Run = ready.work
         try:
             with exchange.stack:
@@ -146,13 +150,29 @@ class Offline:
         return as_form(row.body, form, self.service.options)
 
     def _model(self, name: str | None) -> ServedModel:
-        model = self.service.model(None if self.any_model else name)
-        if name is not None and name != model.id and len(self.other_models) < 3:
-            self.other_models.add(name)
-        return model
+        if name is not None and name != self.model.id:
+            if not self.any_model:
+                raise ApiError(
+                    404,
+                    f"model: {name!r:.120} is not {self.model.id}, which answers the whole batch",
+                    param="model",
+                    code="model_not_found",
+                )
+            if len(self.other_models) < 3:
+                self.other_models.add(name)
+        return self.model
 
     def _seed(self, given: int | None, row: Row) -> int:
         return row_seed(self.seed, row.record) if given is None else given
+
+
+def offline_exchange(path: str, caller: str) -> Exchange:
+    """Of a request whose client never leaves."""
+
+    async def nothing() -> Any:
+        await asyncio.Event().wait()
+
+    return Exchange("", "POST", path, "batch", nothing, caller=caller)
 
 
 def told(error: ApiError) -> Exception:

@@ -341,11 +341,15 @@ class ModelMeta(Struct):
 
 
 class ModelCard(Struct):
+    """A model that is not loaded can be asked: then it will be. `reason`: why it failed."""
+
     id: str
     created: int
-    max_model_len: int
-    context_length: int
-    meta: ModelMeta
+    state: Literal["unloaded", "loading", "loaded", "failed"]
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    max_model_len: int | msgspec.UnsetType = msgspec.UNSET
+    context_length: int | msgspec.UnsetType = msgspec.UNSET
+    meta: ModelMeta | msgspec.UnsetType = msgspec.UNSET
     object: Literal["model"] = "model"
     owned_by: str = "pyllm"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -165,7 +166,7 @@ class BatchRunner:
         return max(0, free // max(1, self._working))
 
     def _finish(self, running: Running, status: Literal["completed", "cancelled", "failed"]) -> None:
-        """Names the files of a batch that has ended, and only then says so; empty ones are none."""
+        """Names the files of a batch that has ended; that is told when it is on disk. Empty files are none."""
         batch, store = running.batch, running.store
         output, errors = _outputs(store, batch)
         for path, kind in ((output, "output"), (errors, "error")):
@@ -176,9 +177,10 @@ class BatchRunner:
                 setattr(batch, f"{kind}_file_id", kept.id)
             else:
                 path.unlink()
-        setattr(batch, f"{status}_at", int(time.time()))
-        batch.status = status
-        store.save(batch)
+        times = {f"{status}_at": int(time.time())}
+        last = msgspec.structs.replace(batch, status=status, **times)
+        store.save(last)
+        running.batch = last
 
 
 class Batches:

@@ -8,6 +8,7 @@ import sys
 import click
 
 from pyllm import __version__
+from pyllm.cli.batch import batch
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
 from pyllm.cli.doctor import doctor
@@ -85,5 +86,19 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, serve, pull, list_models, show, plan, rm, tokenize, embed, bench, doctor):
+for command in (
+    generate,
+    chat,
+    batch,
+    serve,
+    pull,
+    list_models,
+    show,
+    plan,
+    rm,
+    tokenize,
+    embed,
+    bench,
+    doctor,
+):
     app.add_command(command)

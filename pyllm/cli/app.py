@@ -16,6 +16,7 @@ from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
+from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
 from pyllm.cli.pull import pull
 from pyllm.cli.rm import rm
@@ -98,6 +99,7 @@ for command in (
     rm,
     tokenize,
     embed,
+    perplexity,
     bench,
     doctor,
 ):

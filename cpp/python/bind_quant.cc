@@ -1,5 +1,7 @@
 // Weight types for Python: dequantization, and the contract's own numbers for tests.
 #include <cstring>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -7,6 +9,7 @@
 #include "python/module.h"
 #include "quant/dequantize.h"
 #include "quant/types.h"
+#include "quantize/quantize.h"
 
 namespace pyllm::python {
 namespace {
@@ -136,6 +139,30 @@ py::array_t<uint16_t> to_half_bits(const Array<float>& x) {
   return out;
 }
 
+py::array_t<uint8_t> quantize(const std::string& name, const Array<float>& x,
+                              const std::optional<Array<float>>& importance, int threads) {
+  const TypeInfo& type = weight_type(name);
+  if (x.ndim() != 2) fail("quantize: expected an array [row, column], got ", x.ndim(), " dimensions");
+  const std::span<const float> values(x.data(), static_cast<size_t>(x.size()));
+  std::span<const float> weights;
+  if (importance) weights = {importance->data(), static_cast<size_t>(importance->size())};
+  std::vector<std::byte> bytes;
+  {
+    py::gil_scoped_release release;
+    ThreadPool pool(threads);
+    bytes = quantize::quantize(type.type, values, x.shape(1), weights, pool);
+  }
+  py::array_t<uint8_t> out({x.shape(0), x.shape(1) / type.block * type.bytes});
+  memcpy(out.mutable_data(), bytes.data(), bytes.size());
+  return out;
+}
+
+std::vector<std::string> written_types() {
+  std::vector<std::string> names;
+  for (const Type type : quantize::written_types()) names.emplace_back(type_info(type).name);
+  return names;
+}
+
 }  // namespace
 
 void bind_quant(py::module_& m) {
@@ -144,6 +171,12 @@ void bind_quant(py::module_& m) {
   m.def("dequantize", &dequantize, py::arg("type"), py::arg("data"), py::arg("n"),
         "n weights of a type as float32 [n]. data: their bytes, contiguous. Throws PyllmError when sizes do "
         "not fit.");
+  m.def("written_types", &written_types, "Names of the types that quantize() can write.");
+  m.def("quantize", &quantize, py::arg("type"), py::arg("x"), py::arg("importance") = py::none(),
+        py::arg("threads") = 0,
+        "x: float32 [row, column] as the bytes of a type: uint8 [row, bytes]. importance: float32 [column], how "
+        "much a squared error counts there. The same bytes on every machine. Throws PyllmError for a type that "
+        "cannot be written, columns that are no multiple of its block, values that are not finite.");
   py::module_ testing = m.def_submodule("testing", "Parts of the core one by one, for tests.");
   testing.def(
       "quant_contract",

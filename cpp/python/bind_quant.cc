@@ -172,11 +172,12 @@ void bind_quant(py::module_& m) {
         "n weights of a type as float32 [n]. data: their bytes, contiguous. Throws PyllmError when sizes do "
         "not fit.");
   m.def("written_types", &written_types, "Names of the types that quantize() can write.");
-  m.def("quantize", &quantize, py::arg("type"), py::arg("x"), py::arg("importance") = py::none(),
-        py::arg("threads") = 0,
-        "x: float32 [row, column] as the bytes of a type: uint8 [row, bytes]. importance: float32 [column], how "
-        "much a squared error counts there. The same bytes on every machine. Throws PyllmError for a type that "
-        "cannot be written, columns that are no multiple of its block, values that are not finite.");
+  m.def(
+      "quantize", &quantize, py::arg("type"), py::arg("x"), py::arg("importance") = py::none(),
+      py::arg("threads") = 0,
+      "x: float32 [row, column] as the bytes of a type: uint8 [row, bytes]. importance: float32 [column], how "
+      "much a squared error counts there. The same bytes on every machine. Throws PyllmError for a type that "
+      "cannot be written, columns that are no multiple of its block, values that are not finite.");
   py::module_ testing = m.def_submodule("testing", "Parts of the core one by one, for tests.");
   testing.def(
       "quant_contract",

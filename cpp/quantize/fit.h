@@ -52,14 +52,15 @@ constexpr int kRefinements = 4;
 
 // The best scale for x = scale * level. Negative where the largest weight is better off at the other end.
 template <typename Levels, int N>
-float fit_scale(const Group<N>& group, int tries = 5) {
+float fit_scale(const Group<N>& group, int tries = 3) {
   const float largest = extreme(group);
   if (std::fabs(largest) < 1e-30f) return 0.0f;
   Fit best;
   for (const float end : {Levels::low, Levels::high}) {
     if (end == 0.0f) continue;
     for (int i = -tries; i <= tries; ++i) {
-      const float target = end + Levels::gap * 0.9f * static_cast<float>(i) / static_cast<float>(tries > 0 ? tries : 1);
+      const float target =
+          end + Levels::gap * 0.9f * static_cast<float>(i) / static_cast<float>(tries > 0 ? tries : 1);
       const Fit found = fit<Levels>(group, target / largest);
       if (found.explained() > best.explained()) best = found;
     }
@@ -112,7 +113,7 @@ Affine refit(const Group<N>& group, Affine a, float top, bool free) {
 }
 
 template <int N>
-Affine fit_affine(const Group<N>& group, int top, bool free, int tries = 10) {
+Affine fit_affine(const Group<N>& group, int top, bool free, int tries = 7) {
   float low = group.x[0][0], high = low;
   for (int i = 0; i < group.vectors; ++i)
     for (int lane = 0; lane < kLanes; ++lane) {

@@ -23,7 +23,8 @@ inline V clamp(V v, float low, float high) {
   v = v < a ? a : v;
   return v > b ? b : v;
 }
-// To the nearest integer, ties to even, for magnitudes below 2^22: there a float near 1.5 * 2^23 has no fraction.
+// To the nearest integer, ties to even, for magnitudes below 2^22: there a float near 1.5 * 2^23 has no
+// fraction.
 inline V round(V v) {
   const V big = splat(12582912.0f);
   return (v + big) - big;

@@ -48,7 +48,8 @@ std::vector<std::byte> quantize(Type type, std::span<const float> x, int64_t col
   const QuantizeRow row = quantizer(type);
   if (!number && !row) fail("quantize: type ", info.name, " cannot be written");
   const int64_t count = static_cast<int64_t>(x.size());
-  if (cols < 1 || count % cols != 0) fail("quantize: expected rows of ", cols, " values, got ", count, " in all");
+  if (cols < 1 || count % cols != 0)
+    fail("quantize: expected rows of ", cols, " values, got ", count, " in all");
   if (cols % info.block != 0)
     fail("quantize: ", info.name, " has blocks of ", info.block, ", rows of ", cols, " are no multiple of it");
   if (!importance.empty() && static_cast<int64_t>(importance.size()) != cols)

@@ -2,6 +2,7 @@
 #include "quantize/rows.h"
 
 #include "quantize/blocks.h"
+#include "quantize/grid_blocks.h"
 #include "quantize/super_blocks.h"
 
 namespace pyllm::quantize::PYLLM_ISA {
@@ -10,7 +11,6 @@ namespace {
 
 template <typename Q>
 void one(const float* x, const float* importance, typename Q::Block& b) {
-  using quant::SuperScales;
   if constexpr (Q::type == Type::MXFP4) {
     quantize_power(x, importance, b);
   } else if constexpr (Q::scales == quant::Scales::Half) {
@@ -19,6 +19,8 @@ void one(const float* x, const float* importance, typename Q::Block& b) {
     } else {
       quantize_scaled<Q>(x, importance, b);
     }
+  } else if constexpr (Q::scales == quant::Scales::Float) {
+    quantize_grid<Q>(x, importance, b);
   } else if constexpr (Q::type == Type::Q2_K) {
     quantize_super_affine<Q, 15>(x, importance, b);
   } else if constexpr (Q::has_min) {

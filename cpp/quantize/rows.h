@@ -20,6 +20,13 @@
   X(Q6_K)                      \
   X(IQ4_NL)                    \
   X(IQ4_XS)                    \
+  X(IQ3_S)                     \
+  X(IQ3_XXS)                   \
+  X(IQ2_S)                     \
+  X(IQ2_XS)                    \
+  X(IQ2_XXS)                   \
+  X(IQ1_S)                     \
+  X(IQ1_M)                     \
   X(TQ1_0)                     \
   X(TQ2_0)                     \
   X(MXFP4)

@@ -28,7 +28,8 @@ struct ScaledBlock : Block<Q> {
 
   float total(const quant::SuperScales& s) const {
     float e = 0.0f;
-    for (int g = 0; g < groups; ++g) e += error<L>(this->group(g), to_float(s.d) * static_cast<float>(s.scale[g]));
+    for (int g = 0; g < groups; ++g)
+      e += error<L>(this->group(g), to_float(s.d) * static_cast<float>(s.scale[g]));
     return e;
   }
   void choose_integers(quant::SuperScales& s) const {
@@ -83,7 +84,8 @@ void quantize_super_scaled(const float* x, const float* importance, typename Q::
   }
   // The largest scale takes the integer with the most magnitude, or the one at the other end.
   quant::SuperScales best = block.fit_from(wanted, finite_half(largest / Low));
-  if (const auto other = block.fit_from(wanted, finite_half(largest / High)); block.total(other) < block.total(best))
+  if (const auto other = block.fit_from(wanted, finite_half(largest / High));
+      block.total(other) < block.total(best))
     best = other;
   put_scales(best, b);
   uint8_t code[Q::block];

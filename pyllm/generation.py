@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 from pyllm.answer import Answer
 from pyllm.errors import PyllmError
@@ -15,6 +15,39 @@ if TYPE_CHECKING:
     from pyllm.tokenizer import Tokenizer
 
 
+_T_co = TypeVar("_T_co", covariant=True)
+
+
+class Request(Protocol[_T_co]):
+    """What the engine works on, under its `id`."""
+
+    id: int
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will come."""
+        ...
+
+    def take(self, event: _core.Event, now: float) -> _T_co | None:
+        """What the request's next event gives, if anything. PyllmError when the request failed."""
+        ...
+
+
+class Work(Protocol[_T_co]):
+    """What can be asked of the engine. `wants`: options of its submit beside the tokens and `core`."""
+
+    @property
+    def tokens(self) -> list[int]: ...
+
+    @property
+    def core(self) -> _core.SamplingParams: ...
+
+    @property
+    def wants(self) -> dict[str, Any]: ...
+
+    def begin(self, id: int, tokenizer: Tokenizer, started: float, load_s: float) -> Request[_T_co]: ...
+
+
 @dataclass(frozen=True)
 class Job:
     """A prompt made ready for the engine."""
@@ -22,6 +55,10 @@ class Job:
     tokens: list[int]
     params: SamplingParams
     core: _core.SamplingParams
+    wants: ClassVar[dict[str, Any]] = {}
+
+    def begin(self, id: int, tokenizer: Tokenizer, started: float, load_s: float) -> Generation:
+        return Generation(id, self, tokenizer, started, load_s)
 
 
 class Generation:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
 from pyllm.engine_thread import EngineThread, Mail, Mailbox, opened
 from pyllm.errors import PyllmError
-from pyllm.generation import Generation, Job
+from pyllm.generation import Job, Request, Work
 from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from pyllm import _core
+    from pyllm.embedding import EmbedJob, Pooling
     from pyllm.packing import Packing
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
@@ -230,6 +231,26 @@ class LLM:
         """The prompt that chat() gives the model. Only the template's own text becomes control tokens."""
         return self.template.encode(messages, tools=tools, **template_arguments)
 
+    def embed(
+        self, texts: Prompt | Sequence[Prompt], pooling: Pooling | None = None
+    ) -> list[npt.NDArray[np.float32]]:
+        """A vector for each text, float32 [dim] of length 1, all in one continuous batch.
+
+        texts: a text, a sequence of token ids, or a list of either. Text gets the tokens at its beginning and
+        end that the model wants.
+        pooling: "last" (the last token's hidden state) or "mean" (over all tokens). None: what the model was
+        made for, "last" where its file does not say.
+
+        PyllmError when one of the texts fails; it says which, and the others are cancelled.
+        """
+        many = _prompts(texts)
+        jobs = []
+        for i, text in enumerate(many):
+            with _naming(i, len(many), "texts"):
+                jobs.append(self.embed_job(text, pooling))
+        found = {number: embedding.vector for number, embedding in self._run(jobs, "texts")}
+        return [found[number] for number in range(len(jobs))]
+
     def logits(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         """Logits after each of `tokens`: [token, vocab]. Nothing is sampled and no other request disturbed."""
         import numpy as np
@@ -266,19 +287,28 @@ class LLM:
         core.validate(self.config.vocab)
         return Job(tokens, params, core)
 
-    def submit(self, job: Job, box: Mailbox, **options: Any) -> Generation:
+    def embed_job(self, text: Prompt, pooling: Pooling | None = None, default: Pooling = "last") -> EmbedJob:
+        """As job(), for a text's embedding. default: the pooling where neither `pooling` nor the model says."""
+        from pyllm.embedding import embed_job, own_pooling
+
+        tokens, vocabulary = self._encode(text), self.tokenizer.vocabulary
+        if isinstance(text, str) and vocabulary.add_eos and vocabulary.eos is not None:
+            tokens.append(vocabulary.eos)
+        return embed_job(tokens, pooling or own_pooling(self._file, self.config.architecture) or default)
+
+    def submit(self, job: Work[_T], box: Mailbox, **options: Any) -> Request[_T]:
         """Starts a job. The engine's thread puts its events into `box`, one list per step, beside those of the
-        box's other requests; feed them to the generation, and cancel() it in the end.
+        box's other requests; feed them to what this returns, and cancel() it in the end.
 
         options: priority (the smaller goes first), cache_salt (prompts share prefixes only under the same one).
         """
         started = time.perf_counter()
-        request = self._thread.submit(job.tokens, job.core, box, **options)
-        return Generation(request, job, self.tokenizer, started, self.load_s)
+        id = self._thread.submit(job.tokens, job.core, box, **job.wants, **options)
+        return job.begin(id, self.tokenizer, started, self.load_s)
 
-    def cancel(self, generation: Generation) -> None:
-        """Ends a generation in the engine, if it still runs there."""
-        self._thread.cancel(generation.id)
+    def cancel(self, request: Request[Any]) -> None:
+        """Ends a request in the engine, if it still runs there."""
+        self._thread.cancel(request.id)
 
     # -- the model ---------------------------------------------------------------------------------------------
 
@@ -331,31 +361,31 @@ class LLM:
         for _, piece in self._run([job]):
             yield piece
 
-    def _run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Piece]]:
+    def _run(self, jobs: Sequence[Work[_T]], name: str = "prompts") -> Iterator[tuple[int, _T]]:
         """All jobs as one batch: (which job, piece) as they come. Ending it early cancels what still runs."""
         box: queue.SimpleQueue[Mail] = queue.SimpleQueue()
-        running: dict[int, tuple[int, Generation]] = {}
+        running: dict[int, tuple[int, Request[_T]]] = {}
         try:
             for number, job in enumerate(jobs):
-                with _naming(number, len(jobs)):
-                    generation = self.submit(job, box)
-                    running[generation.id] = number, generation
+                with _naming(number, len(jobs), name):
+                    request = self.submit(job, box)
+                    running[request.id] = number, request
             while running:
                 now, events = opened(box.get())
                 for event in events:
                     if event.id not in running:
                         continue  # of a request that a stop string has ended
-                    number, generation = running[event.id]
-                    with _naming(number, len(jobs)):
-                        piece = generation.take(event, now)
-                    if generation.done:
+                    number, request = running[event.id]
+                    with _naming(number, len(jobs), name):
+                        piece = request.take(event, now)
+                    if request.done:
                         del running[event.id]
-                        self.cancel(generation)
+                        self.cancel(request)
                     if piece is not None:
                         yield number, piece
         finally:
-            for _, generation in running.values():
-                self.cancel(generation)
+            for _, request in running.values():
+                self.cancel(request)
 
     def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
         """Tokens whose text holds a breaker, and breakers that take several tokens."""
@@ -421,11 +451,11 @@ def _prompts(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
 
 
 @contextmanager
-def _naming(number: int, count: int) -> Iterator[None]:
+def _naming(number: int, count: int, name: str = "prompts") -> Iterator[None]:
     """Errors say which of several prompts they are about, counting from 0 as the list does."""
     try:
         yield
     except PyllmError as error:
         if count == 1:
             raise
-        raise PyllmError(f"prompts[{number}]: {error}") from error.__cause__
+        raise PyllmError(f"{name}[{number}]: {error}") from error.__cause__

@@ -99,6 +99,20 @@ class Tokenizer:
             ids.insert(0, self.bos)
         return ids
 
+    def encode_between(self, before: str | Sequence[int], after: str) -> list[int]:
+        """A prompt that a model trained to fill in the middle continues with what lies between the two.
+
+        PyllmError where the vocabulary has no tokens for it. Source: arXiv:2207.14255, prefix first.
+        """
+        if self.vocabulary.fim is None:
+            raise PyllmError(
+                "this model cannot fill in the middle: its vocabulary lacks tokens for prefix, suffix, middle"
+            )
+        prefix, suffix, middle = self.vocabulary.fim
+        start = self.encode(before, add_bos=False) if isinstance(before, str) else list(before)
+        bos = [self.bos] if self.add_bos and self.bos is not None else []
+        return [*bos, prefix, *start, suffix, *self.encode(after, add_bos=False), middle]
+
     def encode_segments(
         self, segments: Iterable[tuple[str, bool]], special: SpecialTokens | None = None
     ) -> list[int]:

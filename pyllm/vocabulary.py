@@ -55,6 +55,7 @@ class Vocabulary:
     eom: int | None
     unknown: int | None
     pad: int | None
+    fim: tuple[int, int, int] | None  # fill in the middle: before the prefix, the suffix, the middle
     stop_ids: frozenset[int]  # any of these ends a generation
     add_bos: bool | None  # None: the file does not say
     add_eos: bool
@@ -125,8 +126,7 @@ def read_vocabulary(file: Metadata) -> Vocabulary:
         )
     eot = roles.named("eot", None, _END_OF_TURN)
     eom = roles.named("eom", None, _END_OF_MESSAGE)
-    for role in _FIM_GUIDES:
-        roles.named(*role)
+    prefix, suffix, middle = (roles.named(*role) for role in _FIM_GUIDES)
     found = [eos, eot, eom, *(roles.named(*role) for role in _FIM_STOPS), *roles.all_of(_STOPS)]
     stops = {i for i in found if i is not None}
     ordinary = _ordinary(ids, stops)
@@ -146,6 +146,7 @@ def read_vocabulary(file: Metadata) -> Vocabulary:
         eom=eom,
         unknown=unknown,
         pad=roles.id("padding"),
+        fim=None if prefix is None or suffix is None or middle is None else (prefix, suffix, middle),
         stop_ids=frozenset(stops - ordinary),
         add_bos=_flag(file, "add_bos_token"),
         add_eos=bool(_flag(file, "add_eos_token")),

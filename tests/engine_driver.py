@@ -20,6 +20,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
     logits: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    embedding: npt.NDArray[np.float32] | None = None
     finish_reason: str | None = None
     detail: str = ""
     cached_tokens: int = 0
@@ -40,7 +41,7 @@ class Driver:
         params = {"temperature": 0.0, "max_tokens": 4} | params
         options = options or {}
         self.engine.submit(id, tokens, _core.SamplingParams(**params), **options)
-        for index in range(1 if options.get("want_logits") else params.get("n", 1)):
+        for index in range(1 if options.get("want_logits") or "pooling" in options else params.get("n", 1)):
             self.answers[id, index] = Answer()
 
     def step(self) -> None:
@@ -52,6 +53,8 @@ class Driver:
                 answer.logprobs.append((event.logprob, event.top_logprobs))
             if event.logits is not None:
                 answer.logits.append(event.logits)
+            if event.embedding is not None:
+                answer.embedding = event.embedding
             answer.finish_reason, answer.detail = event.finish_reason, event.detail
             answer.cached_tokens, answer.prompt_tokens = event.cached_tokens, event.prompt_tokens
 

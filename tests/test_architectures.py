@@ -1,4 +1,4 @@
-"""Logits of tiny random models against transformers, on every instruction set of this machine.
+"""Logits and embeddings of tiny random models against transformers, on every instruction set of this machine.
 
 The golden files and what they hold: tests/golden/make_architectures.py.
 """
@@ -29,9 +29,13 @@ def golden(case: str) -> dict[str, npt.NDArray[np.generic]]:
     return dict(np.load(GOLDEN / f"{case}.npz"))
 
 
-def logits(case: str, isa: str, **options: int) -> Logits:
+def engine_of(case: str, isa: str, **options: int) -> _core.Engine:
     model = _core.Model(_core.GgufFile(GOLDEN / f"{case}.gguf"), threads=2, isa=isa)
-    engine = _core.Engine(model, kv_bytes=2**22, **options)
+    return _core.Engine(model, kv_bytes=2**22, **options)
+
+
+def logits(case: str, isa: str, **options: int) -> Logits:
+    engine = engine_of(case, isa, **options)
     engine.submit(1, golden(case)["tokens"], _core.SamplingParams(), want_logits=True)
     rows = []
     while True:
@@ -41,6 +45,16 @@ def logits(case: str, isa: str, **options: int) -> Logits:
                 rows.append(event.logits)
             if event.finish_reason:
                 return np.concatenate(rows)
+
+
+def embedding(case: str, isa: str, pooling: str, **options: int) -> npt.NDArray[np.float32]:
+    engine = engine_of(case, isa, **options)
+    engine.submit(1, golden(case)["tokens"], _core.SamplingParams(), pooling=pooling)
+    while True:
+        for event in engine.step(1.0):
+            assert event.finish_reason == "stop", event.detail
+            assert event.embedding is not None
+            return event.embedding
 
 
 def apart(found: Logits, expected: Logits) -> npt.NDArray[np.float32]:
@@ -66,3 +80,15 @@ def test_logits_equal_those_of_transformers(case: str, isa: str) -> None:
 def test_chunks_of_a_prompt_do_not_change_its_logits(case: str) -> None:
     whole = logits(case, "")
     assert np.array_equal(whole, logits(case, "", max_batch_tokens=7))
+
+
+@pytest.mark.parametrize("isa", _core.isas())
+@pytest.mark.parametrize("case", CASES)
+def test_embeddings_are_pooled_states_of_transformers(case: str, isa: str) -> None:
+    states = golden(case)["states"]
+    for pooling, pooled in (("last", states[-1]), ("mean", states.mean(axis=0))):
+        expected = pooled / np.linalg.norm(pooled)
+        found = embedding(case, isa, pooling)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= PROMISED
+        assert np.array_equal(found, embedding(case, isa, pooling, max_batch_tokens=7))

@@ -16,7 +16,7 @@ import pyllm
 gguf = pytest.importorskip("gguf")
 
 ROOT = Path(pyllm.__file__).parents[1]
-COMMANDS = ("generate", "chat", "pull", "list", "show", "rm", "tokenize", "bench", "doctor")
+COMMANDS = ("generate", "chat", "pull", "list", "show", "rm", "tokenize", "embed", "bench", "doctor")
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pyllm
@@ -92,6 +93,25 @@ def test_a_truncated_model(run, model, tmp_path):
     code, out, err = run("generate", half, "-p", "x")
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "half.gguf" in err
+
+
+def test_embed(run, model):
+    with pyllm.LLM(model, threads=1) as llm:
+        last, mean = llm.embed(["Hello", "you"]), llm.embed(["Hello", "you"], "mean")
+    code, out, err = run("embed", model, "Hello", "you", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {"embeddings": [vector.tolist() for vector in last]}
+    code, out, _ = run("embed", model, "--pooling", "mean", stdin=b"Hello\nyou\n")
+    assert code == 0
+    assert [[np.float32(value) for value in line.split(" ")] for line in out.splitlines()] == [
+        vector.tolist() for vector in mean
+    ]
+    code, out, err = run("embed", model, "Hello", "")
+    assert (code, out, err) == (
+        1,
+        "",
+        "pyllm: texts[1]: the prompt is empty: expected at least one character\n",
+    )
 
 
 def test_tokenize(run, model):

@@ -125,6 +125,39 @@ def test_logits_of_a_prompt(path: Path) -> None:
         np.testing.assert_array_equal(logits(max_batch_tokens, others), expected)
 
 
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+def test_embeddings(path: Path, pooling: str) -> None:
+    def ask(driver: Driver, id: int, number: int) -> None:
+        driver.submit(id, prompt(number), options={"pooling": pooling})
+
+    def vector(driver: Driver, id: int) -> npt.NDArray[np.float32]:
+        answer = driver.answers[id, 0]
+        assert answer.finish_reason == "stop", answer.detail
+        assert answer.embedding is not None
+        return answer.embedding
+
+    expected = []
+    for number in range(len(LENGTHS)):
+        driver = open_engine(path, prefix_cache=False)
+        ask(driver, 0, number)
+        driver.run()
+        expected.append(vector(driver, 0))
+        assert abs(np.linalg.norm(expected[-1]) - 1) < 1e-6
+    # The last: preemptions. Half of the neighbours generate, and every prompt comes twice.
+    for blocks, max_batch_tokens in [(1500, 7), (1500, 512), (20, 64)]:
+        driver = open_engine(path, blocks=blocks, max_batch_tokens=max_batch_tokens)
+        for turn in range(2):
+            for number in range(len(LENGTHS)):
+                ask(driver, 100 + 10 * turn + number, number)
+                submit(driver, 10 * turn + number, number)
+            driver.run()
+            for number in range(len(LENGTHS)):
+                np.testing.assert_array_equal(vector(driver, 100 + 10 * turn + number), expected[number])
+        assert (driver.engine.stats()["preemptions"] > 0) == (blocks == 20)
+        if blocks == 1500:  # a mean needs every token, the last state only that one
+            assert driver.answers[114, 0].cached_tokens == (0 if pooling == "mean" else 144)
+
+
 def test_a_request_with_nan_weights_fails_alone(tmp_path: Path) -> None:
     path = write_model(tmp_path / "nan.gguf", quant="F16", layers=2, seed=3)
     expected = open_engine(path, blocks=4)
@@ -142,4 +175,9 @@ def test_a_request_with_nan_weights_fails_alone(tmp_path: Path) -> None:
     answers = driver.run()
     assert answers[0, 0].finish_reason == "error"
     assert "the model's logits hold nan" in answers[0, 0].detail.replace("-nan", "nan")
+    driver.submit(3, [5, 300], options={"pooling": "mean"})
+    driver.submit(4, [5, 6], options={"pooling": "mean"})
+    driver.run()
+    assert (answers[3, 0].finish_reason, answers[4, 0].finish_reason) == ("error", "stop")
+    assert "the text's hidden states add up to a vector of length" in answers[3, 0].detail
     assert answers[1, 0].tokens == answers[2, 0].tokens == expected.run()[1, 0].tokens

@@ -358,7 +358,7 @@ def test_wrong_values(server: Serving, fields: dict[str, Any], says: str) -> Non
         ({"prompt": ["a"] * 129}, "more than the 128 answers"),
         ({"prompt": "a", "best_of": 3}, "best_of"),
         ({"prompt": "a", "max_tokens": 0}, "max_tokens: expected at least 1, or echo"),
-        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "suffix": "b"}, "suffix: this model cannot fill in the middle"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
     ],
 )
@@ -405,8 +405,13 @@ def test_openapi_document(server: Serving) -> None:
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/models/{model}",
+        "/v1/embeddings",
         "/tokenize",
+        "/openapi.json",
+        "/",
     }
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
     references = [part.split('"')[0] for part in json.dumps(document).split('"$ref": "')[1:]]
     assert references
     for reference in references:
@@ -456,3 +461,10 @@ def test_log_lines_hold_no_text(server: Serving) -> None:
     assert "answer 2" in line
     assert secret not in server.log.getvalue()
     assert server.get("/health", **{"x-request-id": "bad id\x7f"}).headers.get("x-request-id") != "bad id\x7f"
+
+
+def test_a_wrong_method_is_told_all_right_ones(server: Serving) -> None:
+    reply = server.request("PATCH", "/v1/responses/resp_1")
+    assert (reply.status, reply.headers["allow"]) == (405, "GET, DELETE")
+    assert server.get("/v1/completions").headers["allow"] == "POST"
+    assert server.request("DELETE", "/").headers["allow"] == "GET, HEAD"

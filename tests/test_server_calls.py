@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_engine import FakeEngine, fake_llm
-from serving import Reply, Serving, serving
-
-from pyllm.llm import LLM
+from scripted import FakeTemplate, scripted
+from serving import Reply, Serving
 
 openai = pytest.importorskip("openai", reason="needs the openai client")
 anthropic = pytest.importorskip("anthropic", reason="needs the anthropic client")
@@ -30,33 +27,6 @@ CLOCK = {"name": "clock", "description": "", "parameters": {"type": "object", "p
 TOOLS = [{"type": "function", "function": function} for function in (WEATHER, CLOCK)]
 HI = [{"role": "user", "content": "How is the weather?"}]
 ARGUMENTS = {"city": 'Paris, "FR"'}
-
-
-class FakeTemplate:
-    """Writes messages and tools as JSON, so that the script, and the test, can see them."""
-
-    source = "<tool_call> <think> </think> enable_thinking"
-    stop = ()
-
-    def __init__(self) -> None:
-        self.seen: list[Any] = []
-
-    def encode(self, messages: Sequence[Any], tools: Any = None, **arguments: Any) -> list[int]:
-        self.seen.append((list(messages), tools, arguments))
-        return list(f"{len(messages)} messages:".encode())
-
-
-@contextmanager
-def scripted(answer: Callable[[], str]) -> Iterator[tuple[Serving, FakeTemplate]]:
-    template = FakeTemplate()
-
-    def load() -> LLM:
-        llm = fake_llm(FakeEngine(lambda prompt: answer().encode()))
-        llm._template = template  # type: ignore[assignment]
-        return llm
-
-    with serving(load) as server:
-        yield server, template
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ struct Batch {
   std::vector<int32_t> tokens;  // [row]
   std::vector<BatchSequence> sequences;
   std::vector<int32_t> sampled_rows;  // rows whose logits are wanted, ascending
+  std::vector<int32_t> state_rows;    // rows whose final hidden states are wanted, ascending
   std::vector<std::pair<int32_t, int32_t>>
       copies;  // (from, to) blocks to copy, in this order, before anything is written
 

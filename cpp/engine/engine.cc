@@ -51,8 +51,8 @@ SchedulerOptions scheduling(const EngineOptions& options, int blocks, int64_t vo
 // is slow anyway, and leaves a quarter.
 int64_t left_beside(int64_t mapped, int64_t available) { return std::max(available - mapped, available / 4); }
 
-std::span<float> row(const Tensor& logits, int64_t i) {
-  return {logits.row(i), static_cast<size_t>(logits.cols)};
+std::span<float> row(const Tensor& tensor, int64_t i) {
+  return {tensor.row(i), static_cast<size_t>(tensor.cols)};
 }
 
 bool contains(const std::vector<int32_t>& list, int32_t id) {
@@ -64,6 +64,7 @@ bool contains(const std::vector<int32_t>& list, int32_t id) {
 Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
     : options_(checked(options, model.get())),
       vocab_(model->config().vocab),
+      dim_(model->config().dim),
       context_(options_.context),
       kv_blocks_(kv_pool_blocks({model->kv_block_bytes(), context_, options_.max_sequences, options_.kv_bytes,
                                  left_beside(model->mapped_bytes(), available_memory())})),
@@ -90,6 +91,7 @@ void Engine::check(const Request& request) const {
          kv_blocks_ * model_->kv_block_bytes(), " bytes; it would need ",
          scheduler_.blocks_for(length) * model_->kv_block_bytes(),
          "); shorten it, or give the engine more kv_bytes");
+  if (request.want_logits && request.pooling) fail("pooling: not with want_logits");
   validate(request.params, vocab_);
 }
 
@@ -136,15 +138,15 @@ std::vector<Event> Engine::step(std::optional<double> timeout) {
   const Plan plan = scheduler_.plan();
   note_started(plan);
   if (!plan.empty()) {
-    Tensor logits;
+    Output output;
     std::string failure;
     try {
-      logits = model_->forward(plan.batch);
+      output = model_->forward(plan.batch);
     } catch (const std::exception& error) {
       failure = message("the step failed: ", error.what());
     }
     if (failure.empty()) {
-      scheduler_.commit(plan, sample(plan, logits, events));
+      scheduler_.commit(plan, sample(plan, output, events));
     } else {
       fail_step(plan, failure, events);
     }
@@ -175,14 +177,17 @@ void Engine::start(Request request, Clock::time_point arrived) {
   s.salt = std::move(request.cache_salt);
   s.tokens = std::move(request.tokens);
   const bool full = s.total() >= limit_;
-  s.want = request.want_logits ? Want::Logits : full ? Want::Nothing : Want::Tokens;
-  const int n = request.want_logits ? 1 : request.params.n;
+  s.want = full ? Want::Nothing : Want::Tokens;
+  if (request.pooling) s.want = *request.pooling == Pooling::Mean ? Want::States : Want::LastState;
+  if (request.want_logits) s.want = Want::Logits;
+  const int n = request.want_logits || request.pooling ? 1 : request.params.n;
   if (s.want == Want::Tokens) s.streams = n;
 
   Active active;
   active.params = std::move(request.params);
   active.prompt_tokens = s.total();
   active.arrived = arrived;
+  if (request.pooling) active.pool.emplace(dim_);
   for (int i = 0; i < n; ++i) {
     active.streams.push_back({Sampler(active.params, options_.eos, i)});
     active.params.seed = active.streams[0].sampler.seed();  // drawn once, where the user gives none
@@ -229,15 +234,17 @@ void Engine::fail_step(const Plan& plan, const std::string& why, std::vector<Eve
   for (const uint64_t id : requests) end(id, Finish::Error, why, events);
 }
 
-std::vector<Next> Engine::sample(const Plan& plan, const Tensor& logits, std::vector<Event>& events) {
+std::vector<Next> Engine::sample(const Plan& plan, const Output& output, std::vector<Event>& events) {
   std::vector<Next> next;
   for (const Chunk& chunk : plan.chunks) {
     const Sequence& s = *chunk.sequence;
     Active& active = active_.at(s.request);
     active.cached_tokens = std::max(active.cached_tokens, s.cached);
-    if (chunk.logits > 0 && s.want == Want::Logits) deliver(chunk, logits, emit(s.request, 0, active, events));
+    if (chunk.logits > 0 && s.want == Want::Logits)
+      deliver(chunk, output.logits, emit(s.request, 0, active, events));
+    if (chunk.states > 0) pool(chunk, output.states, active, events);
     for (int i = 0; i < chunk.samples; ++i) {
-      std::span<float> last = row(logits, chunk.first_logits);
+      std::span<float> last = row(output.logits, chunk.first_logits);
       if (i + 1 < chunk.samples) {  // the sampler overwrites its logits, and forks share them
         row_.assign(last.begin(), last.end());
         last = row_;
@@ -301,6 +308,19 @@ void Engine::deliver(const Chunk& chunk, const Tensor& logits, Event& event) {
   if (chunk.last) {
     event.finish = Finish::Length;
     event.detail = "max_tokens";
+  }
+}
+
+void Engine::pool(const Chunk& chunk, const Tensor& states, Active& active, std::vector<Event>& events) {
+  for (int i = 0; i < chunk.states; ++i) active.pool->add(row(states, chunk.first_state + i));
+  if (!chunk.last) return;
+  Event& event = emit(chunk.sequence->request, 0, active, events);
+  try {
+    event.embedding = active.pool->direction();
+    event.finish = Finish::Stop;
+  } catch (const std::exception& error) {
+    event.finish = Finish::Error;
+    event.detail = error.what();
   }
 }
 

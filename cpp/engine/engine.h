@@ -75,6 +75,7 @@ class Engine {
     std::optional<double> queue_s;
     Order order;
     std::vector<Stream> streams;  // [n]
+    std::optional<Pool> pool;
   };
   struct Message {
     uint64_t id;
@@ -89,15 +90,17 @@ class Engine {
   void end(uint64_t id, Finish finish, const std::string& detail, std::vector<Event>& events);
   static Event& emit(uint64_t id, int index, const Active& active, std::vector<Event>& events);
   void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);
-  std::vector<Next> sample(const Plan& plan, const Tensor& logits, std::vector<Event>& events);
+  std::vector<Next> sample(const Plan& plan, const Output& output, std::vector<Event>& events);
   void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, Event& event);
   void deliver(const Chunk& chunk, const Tensor& logits, Event& event);
+  static void pool(const Chunk& chunk, const Tensor& states, Active& active, std::vector<Event>& events);
   void retire(const std::vector<Event>& events);
   void count(const Plan& plan);
   const char* full() const { return limit_ < context_ ? "kv_pool" : "context"; }
 
   const EngineOptions options_;
   const int64_t vocab_;
+  const int64_t dim_;
   const int64_t context_;
   const int kv_blocks_;
   const int64_t limit_;  // tokens of a sequence: the context, or the pool where that is smaller

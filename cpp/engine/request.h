@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/pooling.h"
 #include "engine/sampler.h"
 #include "engine/sampling_params.h"
 
@@ -14,9 +16,10 @@ struct Request {
   uint64_t id = 0;  // the caller's; unique among requests that have not finished
   std::vector<int32_t> tokens;
   SamplingParams params;
-  int priority = 0;          // the smaller goes first; among equals the earlier
-  std::string cache_salt;    // prefixes are shared only between requests with the same salt
-  bool want_logits = false;  // the logits of every prompt token, and nothing generated
+  int priority = 0;                // the smaller goes first; among equals the earlier
+  std::string cache_salt;          // prefixes are shared only between requests with the same salt
+  bool want_logits = false;        // the logits of every prompt token, and nothing generated
+  std::optional<Pooling> pooling;  // one vector for the whole prompt, and nothing generated
 };
 
 enum class Finish {
@@ -40,7 +43,8 @@ struct Event {
   int cached_tokens = 0;  // of the prompt, taken from the prefix cache
   double queue_s = 0.0;   // seconds from submit to the first step that computed some of it
   int logits_rows = 0;
-  std::vector<float> logits;  // [logits_rows, vocab] of the next prompt tokens, for want_logits
+  std::vector<float> logits;     // [logits_rows, vocab] of the next prompt tokens, for want_logits
+  std::vector<float> embedding;  // [dim], of length 1, with the end of a request with pooling
 };
 
 }  // namespace pyllm

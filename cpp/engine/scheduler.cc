@@ -57,14 +57,23 @@ Plan Scheduler::plan() {
   Batch& batch = plan.batch;
   for (auto& [order, s] : running_) {
     if (s.granted == 0) continue;
-    Chunk chunk{&s, s.granted, static_cast<int>(batch.sampled_rows.size()), 0, 0, s.granted == s.pending()};
-    if (s.want == Want::Logits) chunk.logits = std::max(0, s.computed + s.granted - s.furthest);
+    Chunk chunk;
+    chunk.sequence = &s;
+    chunk.rows = s.granted;
+    chunk.first_logits = static_cast<int>(batch.sampled_rows.size());
+    chunk.first_state = static_cast<int>(batch.state_rows.size());
+    chunk.last = s.granted == s.pending();
+    const int fresh = std::max(0, s.computed + s.granted - s.furthest);  // not computed before a preemption
+    if (s.want == Want::Logits) chunk.logits = fresh;
+    if (s.want == Want::States) chunk.states = fresh;
+    if (s.want == Want::LastState && chunk.last) chunk.states = 1;
     if (s.want == Want::Tokens && chunk.last) chunk.logits = 1, chunk.samples = s.streams;
     const int row = static_cast<int>(batch.tokens.size()), end = row + s.granted;
     batch.sequences.push_back({row, s.granted, s.computed, s.blocks});
     batch.tokens.insert(batch.tokens.end(), s.tokens.begin() + s.computed,
                         s.tokens.begin() + s.computed + s.granted);
     for (int i = end - chunk.logits; i < end; ++i) batch.sampled_rows.push_back(i);
+    for (int i = end - chunk.states; i < end; ++i) batch.state_rows.push_back(i);
     plan.chunks.push_back(chunk);
   }
   return plan;
@@ -173,11 +182,12 @@ void Scheduler::fork(const Sequence& parent, int index, int32_t token) {
   running_.emplace(s.order, std::move(s));
 }
 
-// Moves `computed` over the cached blocks that come next, but never over a token whose logits are wanted.
+// Moves `computed` over the cached blocks that come next, but never over a token whose output is wanted.
 // Returns the tokens it moved over.
 int Scheduler::attach_prefix(Sequence& s) {
   const int before = s.computed;
-  const int end = s.want == Want::Logits ? std::min(s.furthest, s.total() - 1) : s.total() - 1;
+  const bool every = s.want == Want::Logits || s.want == Want::States;
+  const int end = every ? std::min(s.furthest, s.total() - 1) : s.total() - 1;
   while (s.computed % kBlockTokens == 0 && s.computed + kBlockTokens <= end) {
     const auto link = cache_.acquire(s.chain, s.salt, &s.tokens[s.computed]);
     if (!link) break;

@@ -37,9 +37,11 @@ struct Order {
 };
 
 enum class Want {
-  Tokens,   // sample whenever computed reaches total
-  Logits,   // logits of every token, each once, then done
-  Nothing,  // compute (and so cache) every token, then done
+  Tokens,     // sample whenever computed reaches total
+  Logits,     // logits of every token, each once, then done
+  States,     // hidden states of every token, each once, then done
+  LastState,  // the last token's hidden state, then done
+  Nothing,    // compute (and so cache) every token, then done
 };
 
 struct Sequence {
@@ -67,6 +69,8 @@ struct Chunk {
   int rows = 0;
   int first_logits = 0;  // its logits are rows [first_logits, first_logits + logits) of the step's
   int logits = 0;
+  int first_state = 0;  // likewise of hidden states
+  int states = 0;
   int samples = 0;    // tokens to sample from the last of them, one per stream
   bool last = false;  // computed reaches total
 };

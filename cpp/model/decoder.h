@@ -28,8 +28,18 @@ class Decoder : public Model {
 
   static std::string block(int layer) { return "blk." + std::to_string(layer) + "."; }
   Step begin(const Batch& batch) { return Step(*backend_, *kv_, batch); }
-  // Logits of the sampled rows.
-  Tensor logits(Step& s, const Value& x) { return s.download(head_(final_norm_(s.sampled(x)))); }
+  // Logits and states of the rows that want them.
+  Output output(Step& s, const Value& x) {
+    Output out;
+    if (const auto& rows = s.batch().sampled_rows; !rows.empty())
+      out.logits = s.download(head_(final_norm_(s.rows_of(x, rows))));
+    if (const auto& rows = s.batch().state_rows; !rows.empty()) {
+      const Value states = s.rows_of(x, rows);
+      final_norm_.in_place(states);
+      out.states = s.download(states);
+    }
+    return out;
+  }
 
   std::unique_ptr<Backend> backend_;  // first: outlives everything that was made by it
   DecoderShape shape_;

@@ -41,7 +41,7 @@ class Gemma3 : public Decoder {
                          load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
   }
 
-  Tensor forward(const Batch& batch) override {
+  Output forward(const Batch& batch) override {
     Step s = begin(batch);
     Value x = s.embed(*embedding_, std::sqrt(static_cast<float>(shape_.dim)));
     const Value global_table = s.rope_table(global_rope_), local_table = s.rope_table(local_rope_);
@@ -57,7 +57,7 @@ class Gemma3 : public Decoder {
       x += l.post_attn_norm(l.wo(s.attend(i++, q, k, v, a)));
       x += l.post_ffn_norm(l.down(gelu_gate(l.gate_up(l.ffn_norm(x)))));
     }
-    return logits(s, x);
+    return output(s, x);
   }
 
  private:

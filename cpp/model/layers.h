@@ -143,13 +143,14 @@ class Step {
     backend_.attend(cache_, layer, q.tensor, shape, y.tensor);
     return y;
   }
-  // The rows whose logits are wanted.
-  Value sampled(const Value& x) {
-    Value y{&backend_, backend_.scratch(static_cast<int64_t>(batch_.sampled_rows.size()), x.tensor.cols)};
-    backend_.gather_rows(x.tensor, batch_.sampled_rows, y.tensor);
+  // A copy of some rows.
+  Value rows_of(const Value& x, const std::vector<int32_t>& rows) {
+    Value y{&backend_, backend_.scratch(static_cast<int64_t>(rows.size()), x.tensor.cols)};
+    backend_.gather_rows(x.tensor, rows, y.tensor);
     return y;
   }
   Tensor download(const Value& x) { return backend_.download(x.tensor); }
+  const Batch& batch() const { return batch_; }
 
   // Scratch taken during its life is free again afterwards.
   class Scope {

@@ -26,7 +26,7 @@ class Llama : public Decoder {
            load.gate_up(block(i), shape_), load.linear(block(i) + "ffn_down", shape_.dim, shape_.ffn)});
   }
 
-  Tensor forward(const Batch& batch) override {
+  Output forward(const Batch& batch) override {
     const AttentionShape& a = shape_.attention;
     Step s = begin(batch);
     Value x = s.embed(*embedding_);
@@ -38,7 +38,7 @@ class Llama : public Decoder {
       x += l.wo(s.attend(i++, q, k, v, a));
       x += l.down(silu_gate(l.gate_up(l.ffn_norm(x))));
     }
-    return logits(s, x);
+    return output(s, x);
   }
 
  private:

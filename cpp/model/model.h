@@ -23,6 +23,12 @@ struct ModelConfig {
   int64_t layers = 0;
 };
 
+// What a forward gives, in host memory, valid until the next one.
+struct Output {
+  Tensor logits;  // [sampled_rows, vocab]; may be overwritten
+  Tensor states;  // [state_rows, dim], after the final norm
+};
+
 // One thread at a time may call a Model (the engine's).
 class Model {
  public:
@@ -34,8 +40,7 @@ class Model {
   virtual void allocate_kv(int blocks) = 0;  // once, before the first forward; throws Error when it cannot
 
   // Computes every token of the batch, storing keys and values in the batch's blocks.
-  // Returns logits [sampled_rows, vocab] in host memory, valid until the next call; they may be overwritten.
-  virtual Tensor forward(const Batch& batch) = 0;
+  virtual Output forward(const Batch& batch) = 0;
 
  protected:
   ModelConfig config_;

@@ -68,8 +68,10 @@ std::vector<int32_t> token_ids(const py::object& tokens) {
 }
 
 void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
-            int priority, const std::string& cache_salt, bool want_logits) {
-  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits};
+            int priority, const std::string& cache_salt, bool want_logits,
+            const std::optional<std::string>& pooling) {
+  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}};
+  if (pooling) request.pooling = pooling_named(*pooling);
   py::gil_scoped_release release;
   self.engine->submit(std::move(request));
 }
@@ -112,6 +114,12 @@ py::object logits(const py::object& self) {
   const auto rows = static_cast<py::ssize_t>(e.logits_rows);
   const auto vocab = static_cast<py::ssize_t>(e.logits.size()) / rows;
   return py::array_t<float>({rows, vocab}, e.logits.data(), self);
+}
+
+py::object embedding(const py::object& self) {
+  const Event& e = self.cast<const Event&>();
+  if (e.embedding.empty()) return py::none();
+  return py::array_t<float>({static_cast<py::ssize_t>(e.embedding.size())}, e.embedding.data(), self);
 }
 
 py::list top_logprobs(const Event& e) {
@@ -159,7 +167,9 @@ void bind_event(py::module_& m) {
       .def_readonly("cached_tokens", &Event::cached_tokens, "Of the prompt, taken from the prefix cache.")
       .def_readonly("queue_s", &Event::queue_s,
                     "Seconds from submit to the first step that computed some of it.")
-      .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.");
+      .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.")
+      .def_property_readonly("embedding", &embedding,
+                             "float32 [dim] of length 1 at the end, with pooling, or None.");
 }
 
 LoadedEngine make_engine(LoadedModel& model, int64_t kv_bytes, int64_t context, int max_batch_tokens,
@@ -185,7 +195,7 @@ void bind_engine(py::module_& m) {
            py::arg("eos") = py::none(),
            "Take over `model`. Zeros mean: decide. eos: ids that end a text; None: those the file names.")
       .def("submit", &submit, py::arg("id"), py::arg("tokens"), py::arg("params"), py::arg("priority") = 0,
-           py::arg("cache_salt") = "", py::arg("want_logits") = false,
+           py::arg("cache_salt") = "", py::arg("want_logits") = false, py::arg("pooling") = py::none(),
            "Queue a request under an id that is not in use. Raises PyllmError when it can never run.")
       .def(
           "cancel", [](LoadedEngine& self, uint64_t id) { self.engine->cancel(id); }, py::arg("id"), Guard(),

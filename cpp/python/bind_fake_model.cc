@@ -24,7 +24,8 @@ class FakeModel : public Model {
   int64_t kv_block_bytes() const override { return block_bytes_; }
   void allocate_kv(int) override {}
 
-  Tensor forward(const Batch& batch) override {
+  Output forward(const Batch& batch) override {
+    if (!batch.state_rows.empty()) throw std::runtime_error("the fake model has no hidden states");
     py::gil_scoped_acquire gil;
     try {
       py::list sequences;
@@ -37,7 +38,7 @@ class FakeModel : public Model {
     }
     const auto rows = static_cast<int64_t>(batch.sampled_rows.size());
     if (logits_.size() != rows * config_.vocab) throw std::runtime_error("logits of another size");
-    return {logits_.mutable_data(), rows, config_.vocab, config_.vocab};
+    return {{logits_.mutable_data(), rows, config_.vocab, config_.vocab}, {}};
   }
 
  private:

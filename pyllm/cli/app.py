@@ -11,6 +11,7 @@ from pyllm import __version__
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
 from pyllm.cli.doctor import doctor
+from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
@@ -83,5 +84,5 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, bench, doctor):
+for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, embed, bench, doctor):
     app.add_command(command)

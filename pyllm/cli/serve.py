@@ -8,6 +8,7 @@ import click
 
 from pyllm.cli.options import asker, engine_options, open_model
 from pyllm.cli.serve_config import read_config, serve_options
+from pyllm.embedding import POOLINGS
 
 if TYPE_CHECKING:
     from pyllm.llm import LLM
@@ -37,6 +38,12 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate file (PEM), for https.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its key file, not encrypted.")
 @click.option("--strict", is_flag=True, help="Refuse unknown fields in requests.")
+@click.option(
+    "--pooling",
+    type=click.Choice(POOLINGS),
+    default="last",
+    help="Of embeddings, where neither the request nor the model says.  [last]",
+)
 @click.option("--max-sequences", type=click.IntRange(1, 512), default=64, help="Answers at once.  [64]")
 @click.option("--max-queue", type=click.IntRange(0), default=256, help="Answers that may wait.  [256]")
 @click.option("--max-tokens", type=click.IntRange(0), default=0, help="Of an answer; absent: the context.")

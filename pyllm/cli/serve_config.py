@@ -54,7 +54,7 @@ def serve_options(given: Mapping[str, Any]) -> ServeOptions:
     if given["api_key_file"] is not None:
         keys += read_keys(given["api_key_file"])
     same = ("host", "port", "allow_no_key", "tls_cert", "tls_key", "strict", "max_sequences", "max_queue")
-    more = ("max_tokens", "receive_timeout", "drain_timeout", "log_format")
+    more = ("max_tokens", "receive_timeout", "drain_timeout", "log_format", "pooling")
     try:
         return ServeOptions(
             keys=keys,

@@ -16,6 +16,7 @@ from pyllm import __version__
 from pyllm.server import anthropic, protocol, responses_protocol
 from pyllm.server.chat import Chat
 from pyllm.server.completions import Completions
+from pyllm.server.embeddings import EmbeddingRoutes
 from pyllm.server.errors import ApiError, ClientLeftError
 from pyllm.server.exchange import exchange_of
 from pyllm.server.gate import Gate, as_api_error
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Route:
-    """`takes`, `gives`: msgspec forms of the request and the answer. `events`: of each event, if it streams."""
+    """`takes`, `gives`: msgspec forms of the request and the answer, which is `media` where it has no form.
+    `events`: the form of each event, if it streams. `fails`: of an error."""
 
     method: str
     path: str
@@ -43,6 +45,8 @@ class Route:
     takes: type | None = None
     gives: type | None = None
     events: type | None = None
+    fails: type = protocol.Error
+    media: str = "text/plain"
 
 
 def routes(service: Service) -> list[Route]:
@@ -50,6 +54,7 @@ def routes(service: Service) -> list[Route]:
     chat, completions = Chat(service), Completions(service)
     tokens, status = TokenRoutes(service), StatusRoutes(service)
     messages, responses = Messages(service), Responses(service)
+    embeddings = EmbeddingRoutes(service)
     p, a, r = protocol, anthropic, responses_protocol
     return [
         Route("POST", "/v1/chat/completions", chat.create, p.ChatRequest, p.ChatCompletion, events=p.ChatChunk),
@@ -61,8 +66,15 @@ def routes(service: Service) -> list[Route]:
             p.Completion,
             events=p.Completion,
         ),
+        Route("POST", "/v1/embeddings", embeddings.create, p.EmbeddingsRequest, p.Embeddings),
         Route(
-            "POST", "/v1/messages", messages.create, a.MessagesRequest, a.AnswerMessage, events=a.AnswerMessage
+            "POST",
+            "/v1/messages",
+            messages.create,
+            a.MessagesRequest,
+            a.AnswerMessage,
+            events=a.AnswerMessage,
+            fails=a.ErrorMessage,
         ),
         Route(
             "POST",
@@ -74,7 +86,14 @@ def routes(service: Service) -> list[Route]:
         ),
         Route("GET", "/v1/responses/{id}", responses.get, gives=r.ResponseObject),
         Route("DELETE", "/v1/responses/{id}", responses.delete, gives=r.Deleted),
-        Route("POST", "/v1/messages/count_tokens", messages.count_tokens, a.CountRequest, a.InputTokens),
+        Route(
+            "POST",
+            "/v1/messages/count_tokens",
+            messages.count_tokens,
+            a.CountRequest,
+            a.InputTokens,
+            fails=a.ErrorMessage,
+        ),
         Route("GET", "/v1/models", status.models, gives=p.ModelList),
         Route("GET", "/v1/models/{model:path}", status.model, gives=p.ModelCard),
         Route("POST", "/tokenize", tokens.tokenize, p.TokenizeRequest, p.Tokens),
@@ -96,23 +115,30 @@ def create_app(service: Service) -> ASGIApp:
         redoc_url=None,
         redirect_slashes=False,
     )
-    table = routes(service)
-    for route in table:
-        app.add_api_route(route.path, route.endpoint, methods=[route.method], response_model=None)
-    described = document(table)
 
     async def openapi(request: Request) -> Response:
         """This interface, for machines."""
         return json_response(described)
 
-    app.add_api_route("/openapi.json", openapi, methods=["GET"], response_model=None)
-
     page = Page()
+    table = [
+        *routes(service),
+        Route("GET", "/openapi.json", openapi, media="application/json"),
+        Route("GET", "/", page.get, media="text/html"),
+    ]
+    described = document(table)
+    methods = {path: ["GET", "HEAD"] for path in page.paths}
     for path in page.paths:
-        app.add_api_route(path, page.get, methods=["GET", "HEAD"], response_model=None)
+        app.add_api_route(path, page.get, methods=methods[path], response_model=None)
+    for route in table:
+        if route.path not in page.paths:
+            app.add_api_route(route.path, route.endpoint, methods=[route.method], response_model=None)
+            methods.setdefault(route.path, []).append(route.method)
 
     async def explain(request: Request, error: Exception) -> Response:
         told = as_api_error(error)
+        if told.status == 405:  # the router tells of one method only
+            told.headers = {"allow": ", ".join(methods[request.scope["route"].path])}
         # Not the message: it may hold what the user wrote.
         exchange_of(request).note = " ".join(filter(None, (told.code or told.kind, told.param)))
         body = encoded_error(told, request.scope["path"])
@@ -121,8 +147,7 @@ def create_app(service: Service) -> ASGIApp:
     kinds: tuple[Any, ...] = (ApiError, ClientLeftError, HTTPException, Exception)
     for kind in kinds:
         app.add_exception_handler(kind, explain)
-    paths = frozenset(route.path for route in table) | page.paths | {"/openapi.json"}
-    gate: ASGIApp = Gate(app, service, paths, page.paths)
+    gate: ASGIApp = Gate(app, service, frozenset(methods), page.paths)
     if origins := service.options.cors_origins:
         gate = CORSMiddleware(
             gate,

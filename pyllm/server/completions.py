@@ -18,6 +18,7 @@ from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import completion_params, refuse_not_honoured
 from pyllm.server.logprobs import CompletionLogprobsWriter
+from pyllm.server.prompts import texts_or_tokens
 from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from pyllm.server.score import prompt_logprobs
 from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pyllm.completion import Completion as Done
     from pyllm.completion import Logprob, Piece
     from pyllm.generation import Job
+    from pyllm.llm import LLM
     from pyllm.server.engine import Answers
     from pyllm.server.service import ServedModel, Service
 
@@ -44,6 +46,8 @@ class Completions:
         place = exchange.stack.enter_context(service.admission.place())
         body, document = await service.read(request, CompletionRequest)
         refuse_not_honoured(document)
+        if body.suffix and body.echo:
+            raise bad_request("echo: not with suffix: the answer lies between the two", "echo")
         model = service.model(body.model)
         jobs = await self._jobs(model, body)
         place.grow(sum(job.params.n for job in jobs))
@@ -61,7 +65,7 @@ class Completions:
     async def _jobs(self, model: ServedModel, body: CompletionRequest) -> list[Job]:
         service, llm = self._service, model.llm
         params = completion_params(body, model.defaults, service.options)
-        prompts = _prompts(body)
+        prompts = texts_or_tokens(body.prompt, "prompt")
         if not prompts:
             raise bad_request("prompt: expected at least one, got none", "prompt")
         if len(prompts) * params.n > service.options.max_n:
@@ -71,8 +75,13 @@ class Completions:
                 "prompt",
             )
 
+        def encode(prompt: str | list[int]) -> list[int]:
+            if body.suffix:
+                return fill_in(llm, prompt, body.suffix)
+            return llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
         def prepare() -> list[Job]:
-            return [llm.job(llm.tokenizer.encode(p) if isinstance(p, str) else p, params) for p in prompts]
+            return [llm.job(encode(prompt), params) for prompt in prompts]
 
         try:
             return await service.in_worker(prepare)
@@ -88,7 +97,7 @@ class Completions:
         exchange: Exchange,
     ) -> list[_Echo]:
         """The prompts as they will be repeated; with log-probabilities where they are asked for."""
-        prompts, echoes = _prompts(body), []
+        prompts, echoes = texts_or_tokens(body.prompt, "prompt"), []
         left = threading.Event()
         exchange.stack.callback(left.set)
         options = {"cache_salt": self._service.salt(exchange, body.cache_salt), "priority": body.priority or 0}
@@ -106,18 +115,11 @@ class Completions:
         return echoes
 
 
-def _prompts(body: CompletionRequest) -> list[str | list[int]]:
-    """One or several, each a text or token ids."""
-    prompt = body.prompt
-    if isinstance(prompt, str):
-        return [prompt]
-    ids = [item for item in prompt if isinstance(item, int)]
-    if ids and len(ids) == len(prompt):
-        return [ids]
-    many = [item for item in prompt if not isinstance(item, int)]
-    if len(many) < len(prompt) or len({type(item) for item in many}) > 1:
-        raise bad_request("prompt: expected texts, token ids, or lists of token ids, got a mixture", "prompt")
-    return many
+def fill_in(llm: LLM, prompt: str | list[int], suffix: str) -> list[int]:
+    try:
+        return llm.tokenizer.encode_between(prompt, suffix)
+    except PyllmError as error:
+        raise bad_request(f"suffix: {error}", "suffix", "unsupported_field") from None
 
 
 class _Echo:
@@ -151,7 +153,7 @@ class _Answer:
         self._created = int(time.time())
         self._echo_only = body.max_tokens == 0
 
-    async def whole(self, answers: Answers) -> Completion:
+    async def whole(self, answers: Answers[Piece]) -> Completion:
         """All of it at once."""
         choices = {number: self._echo_choice(number) for number in range(self._count)}
         while pieces := await answers.next():
@@ -164,7 +166,7 @@ class _Answer:
         done.usage, done.timings = self._tally.usage(), self._tally.timings()
         return done
 
-    async def frames(self, answers: Answers) -> AsyncIterator[bytes]:
+    async def frames(self, answers: Answers[Piece]) -> AsyncIterator[bytes]:
         """As events."""
         if self._echoes:
             echoed = [self._echo_choice(number) for number in range(self._count)]

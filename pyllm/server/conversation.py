@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,12 +20,13 @@ from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
     from pyllm.completion import Completion, Piece
-    from pyllm.generation import Job
+    from pyllm.generation import Job, Work
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
     from pyllm.server.service import ServedModel, Service
 
+_T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
 
@@ -47,7 +48,12 @@ class Conversation:
     """One request's answers as they come."""
 
     def __init__(
-        self, model: ServedModel, job: Job, answers: Answers, exchange: Exchange, parsers: list[Parser | None]
+        self,
+        model: ServedModel,
+        job: Job,
+        answers: Answers[Piece],
+        exchange: Exchange,
+        parsers: list[Parser | None],
     ) -> None:
         self.model = model
         self.n = job.params.n
@@ -137,8 +143,8 @@ async def prepare(
 
 
 def start(
-    service: Service, model: ServedModel, jobs: list[Job], body: ChatRequest | Any, exchange: Exchange
-) -> Answers:
+    service: Service, model: ServedModel, jobs: Sequence[Work[_T]], body: ChatRequest | Any, exchange: Exchange
+) -> Answers[_T]:
     """Submits the request's jobs; they end with the exchange at the latest."""
     salt = service.salt(exchange, body.cache_salt)
     try:

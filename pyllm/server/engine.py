@@ -5,33 +5,35 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pyllm.completion import Piece
 from pyllm.engine_thread import EngineEndedError
 from pyllm.errors import PyllmError
 from pyllm.server.errors import ApiError, ClientLeftError, not_ready
 
 if TYPE_CHECKING:
-    from pyllm.completion import Piece
     from pyllm.engine_thread import Mail
-    from pyllm.generation import Generation, Job
+    from pyllm.generation import Request, Work
     from pyllm.llm import LLM
 
+_T = TypeVar("_T")  # a Piece, or an Embedding
 
-class Answers:
+
+class Answers(Generic[_T]):
     """What one HTTP request waits for: the pieces of all its jobs as they come. For one task."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._ids: set[int] = set()  # of generations that go on
-        self._pieces: list[tuple[int, Piece]] = []
+        self._ids: set[int] = set()  # of the engine's requests that go on
+        self._pieces: list[tuple[int, _T]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self.started = time.perf_counter()
         self.last = 0.0  # when the last piece came
         self.cached_tokens = 0  # of the first job's prompt, known when a piece has come
 
-    async def next(self) -> list[tuple[int, Piece]]:
+    async def next(self) -> list[tuple[int, _T]]:
         """(which job, piece) of what has come, waiting for at least one; none when all answers have ended.
 
         ApiError when the request failed, ClientLeftError when nobody waits any more.
@@ -74,7 +76,7 @@ class Answers:
         if not self._ids:
             self._wake()
 
-    def push(self, job: int, piece: Piece) -> None:
+    def push(self, job: int, piece: _T) -> None:
         self._pieces.append((job, piece))
         self._wake()
 
@@ -94,18 +96,18 @@ class AsyncEngine:
         self.loop = loop
         self.broken = ""  # why the engine has ended
         self._gap = gap
-        self._running: dict[int, tuple[int, Generation, Answers]] = {}
+        self._running: dict[int, tuple[int, Request[Any], Answers[Any]]] = {}
 
-    def start(self, jobs: Sequence[Job], *, priority: int = 0, cache_salt: str = "") -> Answers:
+    def start(self, jobs: Sequence[Work[_T]], *, priority: int = 0, cache_salt: str = "") -> Answers[_T]:
         """Submits all jobs. PyllmError names what can never run; then none of them runs."""
         if self.broken:
             raise not_ready(self.broken)
-        answers = Answers(self)
+        answers: Answers[_T] = Answers(self)
         try:
             for number, job in enumerate(jobs):
-                generation = self.llm.submit(job, self, priority=priority, cache_salt=cache_salt)
-                self._running[generation.id] = number, generation, answers
-                answers.add(generation.id)
+                request = self.llm.submit(job, self, priority=priority, cache_salt=cache_salt)
+                self._running[request.id] = number, request, answers
+                answers.add(request.id)
         except EngineEndedError as error:
             answers.close()
             raise not_ready(str(error)) from error
@@ -116,11 +118,11 @@ class AsyncEngine:
 
     @property
     def running(self) -> int:
-        """Generations that have not ended."""
+        """The engine's requests that have not ended."""
         return len(self._running)
 
     def forget(self, id: int) -> None:
-        """Cancels a generation."""
+        """Cancels one of the engine's requests."""
         if (entry := self._running.pop(id, None)) is not None:
             self.llm.cancel(entry[1])
 
@@ -145,19 +147,19 @@ class AsyncEngine:
         for event in events:
             if (entry := self._running.get(event.id)) is None:
                 continue
-            number, generation, answers = entry
+            number, request, answers = entry
             try:
-                piece = generation.take(event, now)
+                piece = request.take(event, now)
             except PyllmError as error:
                 answers.fail(ApiError(500, str(error), code="generation_failed"))
                 continue
             if piece is not None:
-                if 0 < answers.last < now:
+                if 0 < answers.last < now and isinstance(piece, Piece):
                     self._gap(now - answers.last)
                 if not answers.last:
                     answers.cached_tokens = event.cached_tokens
                 answers.last = now
                 answers.push(number, piece)
-            if generation.done:
+            if request.done:
                 self.forget(event.id)
                 answers.end(event.id)

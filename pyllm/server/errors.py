@@ -56,9 +56,10 @@ def from_pyllm(error: PyllmError, fields: frozenset[str] = frozenset()) -> ApiEr
     message = str(error)
     place = message.split(":")[0]
     name = place.split("[")[0].split(".")[0]
+    prompt = next((field for field in ("messages", "input") if field in fields), "prompt")
     if message.startswith("prompt: ") and " tokens are more than " in message:
-        return bad_request(message, "messages" if "messages" in fields else "prompt", "context_length_exceeded")
-    return bad_request(message, place if name in fields else None)
+        return bad_request(message, prompt, "context_length_exceeded")
+    return bad_request(message, prompt if place == "prompt" else place if name in fields else None)
 
 
 def not_ready(reason: str, retry_after: int = 5) -> ApiError:

@@ -60,7 +60,6 @@ NOT_HONOURED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "structured_outputs": (_never, "constrained answers are not written so far"),
     "store": (lambda value: value is False, "nothing is stored here"),
     "service_tier": (lambda value: value in ("auto", "default"), "expected auto or default"),
-    "suffix": (lambda value: value == "", "text between a prefix and a suffix is not written so far"),
     "modalities": (lambda value: value == ["text"], "models write text only"),
     "audio": (_never, "models write text only"),
     "web_search_options": (_never, "nothing is looked up on the web"),

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pyllm import __version__
-from pyllm.server.protocol import Error
 
 if TYPE_CHECKING:
     from pyllm.server.app import Route
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """OpenAPI 3.1 of `routes`."""
-    forms = [form for route in routes for form in (route.takes, route.gives, route.events) if form] + [Error]
+    forms = [form for route in routes for form in (route.takes, route.gives, route.events, route.fails) if form]
     unique = list(dict.fromkeys(forms))
     schemas, components = msgspec.json.schema_components(unique, ref_template="#/components/schemas/{name}")
     of = dict(zip(unique, schemas, strict=True))
@@ -45,17 +44,17 @@ def _operation(route: Route, path: str, of: dict[Any, dict[str, Any]]) -> dict[s
     if route.gives:
         content["application/json"] = {"schema": of[route.gives]}
     else:
-        content["text/plain"] = {"schema": {"type": "string"}}
+        content[route.media] = {} if route.media == "application/json" else {"schema": {"type": "string"}}
     if route.events:
-        content["text/event-stream"] = {"schema": {"type": "string"}, "x-event": of[route.events]}
+        content["text/event-stream"] = {"x-event": of[route.events]}
     operation: dict[str, Any] = {
-        "operationId": route.endpoint.__qualname__.replace(".", "_"),
+        "operationId": route.endpoint.__qualname__.split("<locals>.")[-1].replace(".", "_"),
         "summary": (route.endpoint.__doc__ or "").strip().split("\n")[0],
         "responses": {
             "200": {"description": "The answer.", "content": content},
             "default": {
                 "description": "An error.",
-                "content": {"application/json": {"schema": of[Error]}},
+                "content": {"application/json": {"schema": of[route.fails]}},
             },
         },
     }

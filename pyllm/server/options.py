@@ -8,6 +8,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from pyllm.embedding import Pooling
 from pyllm.errors import PyllmError
 
 MINIMUM_KEY = 8  # characters
@@ -39,6 +40,7 @@ class ServeOptions:
     tls_key: Path | None = None
 
     strict: bool = False  # refuse unknown fields
+    pooling: Pooling = "last"  # of embeddings, where neither the request nor the model says
     template_arguments: tuple[str, ...] = TEMPLATE_ARGUMENTS
 
     max_sequences: int = 64  # answers that run at once

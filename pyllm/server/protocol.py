@@ -42,6 +42,8 @@ Tool = dict[str, Any]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Natural = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 TokenIds = list[Natural]
+CacheSalt = Annotated[str, Meta(max_length=1024)]
+Priority = Annotated[int, Meta(ge=-1000, le=1000)]
 
 
 # -- requests --------------------------------------------------------------------------------------------------
@@ -85,8 +87,8 @@ class Sampling(Struct, kw_only=True):
     n: Positive | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    cache_salt: Annotated[str, Meta(max_length=1024)] | None = None
-    priority: Annotated[int, Meta(ge=-1000, le=1000)] | None = None
+    cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
     # Accepted, without effect on the answer.
     user: str | None = None
     metadata: dict[str, Any] | None = None
@@ -132,6 +134,19 @@ class CompletionRequest(Sampling, kw_only=True):
     suffix: str | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     best_of: Positive | None = None
+
+
+class EmbeddingsRequest(Struct, kw_only=True):
+    """pooling: absent: what the model was made for. dimensions: the first ones, again of length 1."""
+
+    input: str | list[str | Natural | list[Natural]]  # texts, token ids, or lists of token ids
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Positive | None = None
+    pooling: Literal["last", "mean"] | None = None
+    user: str | None = None
+    cache_salt: CacheSalt | None = None
+    priority: Priority | None = None
 
 
 class TokenizeRequest(Struct, kw_only=True):
@@ -294,6 +309,27 @@ class Completion(Struct):
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
     timings: Timings | msgspec.UnsetType = msgspec.UNSET
     object: Literal["text_completion"] = "text_completion"
+
+
+class EmbeddingObject(Struct):
+    """`embedding`: base64 is of little-endian float32."""
+
+    index: int
+    embedding: list[float] | str
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingsUsage(Struct):
+    prompt_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class Embeddings(Struct):
+    data: list[EmbeddingObject]
+    model: str
+    usage: EmbeddingsUsage
+    object: Literal["list"] = "list"
 
 
 class ModelMeta(Struct):

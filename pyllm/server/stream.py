@@ -36,7 +36,7 @@ def frame(data: Any) -> bytes:
 
 
 @asynccontextmanager
-async def watching(receive: Receive, answers: Answers) -> AsyncIterator[None]:
+async def watching(receive: Receive, answers: Answers[Any]) -> AsyncIterator[None]:
     """While it lasts, a client that closes its connection ends `answers`. The request has been read."""
 
     async def watch() -> None:
@@ -58,7 +58,7 @@ class EventStream(Response):
     through fifteen layers of the web framework.
     """
 
-    def __init__(self, frames: AsyncIterator[bytes], answers: Answers) -> None:
+    def __init__(self, frames: AsyncIterator[bytes], answers: Answers[Any]) -> None:
         super().__init__(headers=_HEADERS)
         self._frames = frames
         self._answers = answers

@@ -27,19 +27,28 @@ class Kv {
       for (int i = 0; i < kBlockTokens; ++i) at(to, i) = at(from, i);
   }
 
-  // The value of every sampled row.
-  std::vector<uint64_t> forward(const Batch& batch) {
+  struct Output {
+    std::vector<uint64_t> logits;  // [sampled_rows]
+    std::vector<uint64_t> states;  // [state_rows]
+  };
+
+  // The value of every row that is wanted.
+  Output forward(const Batch& batch) {
     copy_blocks(batch);
     for (const BatchSequence& s : batch.sequences)
       for (int i = 0; i < s.rows; ++i)
         slot(s, s.past + i) = key_value(batch.tokens[s.first_row + i], s.past + i);
+    return {values(batch, batch.sampled_rows), values(batch, batch.state_rows)};
+  }
+
+  std::vector<uint64_t> values(const Batch& batch, const std::vector<int32_t>& rows) {
     std::vector<uint64_t> values;
     size_t next = 0;
     for (const BatchSequence& s : batch.sequences) {
       uint64_t value = 0;
       int position = 0;
-      for (; next < batch.sampled_rows.size() && batch.sampled_rows[next] < s.first_row + s.rows; ++next) {
-        const int last = s.past + batch.sampled_rows[next] - s.first_row;
+      for (; next < rows.size() && rows[next] < s.first_row + s.rows; ++next) {
+        const int last = s.past + rows[next] - s.first_row;
         for (; position <= last; ++position) value = attend(value, slot(s, position));
         values.push_back(value);
       }

@@ -50,7 +50,7 @@ struct Client {
   int finished = 0;                  // streams
   Order order;
   std::vector<std::vector<int32_t>> got;  // [stream] generated tokens
-  std::vector<uint64_t> values;           // Want::Logits: [prompt position]
+  std::vector<uint64_t> values;           // Logits, States: [prompt position]; LastState: [1]
 };
 
 int32_t pick(uint64_t value, int stream) { return static_cast<int32_t>(fake::mix(value, stream) % kVocab); }
@@ -121,7 +121,8 @@ class Simulation {
     for (int i = std::min(room, random_.between(0, 20)); i > 0; --i) c.prompt.push_back(random_.below(kVocab));
     if (c.prompt.empty()) c.prompt.push_back(1);
     c.salt = random_.once_in(5) ? "other" : "";
-    c.want = random_.once_in(8) ? Want::Logits : random_.once_in(12) ? Want::Nothing : Want::Tokens;
+    constexpr Want kOthers[] = {Want::Logits, Want::States, Want::LastState, Want::Nothing};
+    c.want = random_.once_in(4) ? kOthers[random_.below(4)] : Want::Tokens;
     c.streams = c.want == Want::Tokens && random_.once_in(3) ? random_.between(2, 4) : 1;
     c.max_new = std::min(random_.between(1, 40), limit_ - static_cast<int>(c.prompt.size()));
     if (c.max_new == 0 && c.want == Want::Tokens) c.want = Want::Nothing, c.streams = 1;
@@ -169,13 +170,15 @@ class Simulation {
   }
 
   void commit(Scheduler& scheduler, fake::Kv& kv, const Plan& plan) {
-    const std::vector<uint64_t> values = kv.forward(plan.batch);
-    check(values.size() == plan.batch.sampled_rows.size(), "sampled rows are not in order");
+    const auto [logits, states] = kv.forward(plan.batch);
+    check(logits.size() == plan.batch.sampled_rows.size(), "sampled rows are not in order");
+    check(states.size() == plan.batch.state_rows.size(), "state rows are not in order");
     std::vector<Next> next;
     for (const Chunk& chunk : plan.chunks) {
       const Sequence& s = *chunk.sequence;
       Client& c = clients_[s.request];
-      const auto first = values.begin() + chunk.first_logits;
+      const auto first = logits.begin() + chunk.first_logits, state = states.begin() + chunk.first_state;
+      c.values.insert(c.values.end(), state, state + chunk.states);
       if (c.want == Want::Logits) c.values.insert(c.values.end(), first, first + chunk.logits);
       for (int i = 0; i < chunk.samples; ++i) {
         const int stream = s.order.index + i;
@@ -257,10 +260,12 @@ class Simulation {
   }
 
   void check_tokens(const Client& c) const {
-    if (c.want == Want::Logits) {
-      check(c.cut || c.values.size() == c.prompt.size(), "logits are missing");
+    if (c.want == Want::LastState) {
+      check(c.cut || c.values == std::vector{value_of(c.prompt)}, "not the last token's state");
+    } else if (c.want != Want::Tokens && c.want != Want::Nothing) {
+      check(c.cut || c.values.size() == c.prompt.size(), "logits or states are missing");
       for (size_t i = 0; i < c.values.size(); ++i)
-        check(c.values[i] == value_of({c.prompt.begin(), c.prompt.begin() + i + 1}), "wrong logits");
+        check(c.values[i] == value_of({c.prompt.begin(), c.prompt.begin() + i + 1}), "wrong logits or states");
     }
     if (c.want != Want::Tokens) return;
     for (int stream = 0; stream < c.streams; ++stream) {

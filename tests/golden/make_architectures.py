@@ -4,8 +4,9 @@ python tests/golden/make_architectures.py            # all, into tests/golden/ar
 python tests/golden/make_architectures.py qwen3 ...  # only these
 
 For each case: NAME.gguf (float32 weights under the names and in the layout of published GGUF files) and
-NAME.npz (`tokens` int32 [token]; float32 [token, vocab]: `logits`, and `logits_f16_cache`, the same with keys
-and values rounded to float16 as a float16 cache does). llama.cpp reads every file back and must agree with
+NAME.npz (`tokens` int32 [token]; `states` float32 [token, dim], hidden states after the final norm; float32
+[token, vocab]: `logits`, and `logits_f16_cache`, the same with keys and values rounded to float16 as a float16
+cache does). llama.cpp reads every file back and must agree with
 transformers, so that a mistake in the conversion here cannot pass for the truth.
 Needs torch, transformers >= 5, gguf and llama-cpp-python.
 """
@@ -364,6 +365,11 @@ def forward(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(tokens)[None], use_cache=False).logits[0].numpy()
 
 
+def hidden_states(model: torch.nn.Module, tokens: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model.model(torch.from_numpy(tokens)[None], use_cache=False).last_hidden_state[0].numpy()
+
+
 @contextmanager
 def f16_cache(model: torch.nn.Module) -> Iterator[None]:
     """Keys (after rotation) and values pass through float16."""
@@ -418,6 +424,7 @@ def make(name: str, case: Case) -> bool:
     np.savez_compressed(
         path.with_suffix(".npz"),
         tokens=tokens.astype(np.int32),
+        states=hidden_states(model, tokens),
         logits=logits,
         logits_f16_cache=logits_f16_cache,
     )

@@ -1,0 +1,133 @@
+"""POST /v1/embeddings."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pyllm.errors import PyllmError
+from pyllm.server.conversation import start
+from pyllm.server.errors import bad_request
+from pyllm.server.exchange import exchange_of
+from pyllm.server.prompts import texts_or_tokens
+from pyllm.server.protocol import (
+    EmbeddingObject,
+    Embeddings,
+    EmbeddingsRequest,
+    EmbeddingsUsage,
+    PromptTokensDetails,
+)
+from pyllm.server.stream import json_response, watching
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from pyllm.embedding import EmbedJob
+    from pyllm.llm import LLM
+    from pyllm.server.exchange import Exchange
+    from pyllm.server.service import ServedModel, Service
+
+MAX_INPUTS = 2048
+AT_ONCE = 32  # of a request in the engine: many texts must not keep everyone else waiting
+
+
+class EmbeddingRoutes:
+    """The endpoint."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def create(self, request: Request) -> Response:
+        """A vector for each of one or several texts."""
+        service, exchange = self._service, exchange_of(request)
+        service.check_ready()
+        place = exchange.stack.enter_context(service.admission.place())
+        body, _ = await service.read(request, EmbeddingsRequest)
+        model = service.model(body.model)
+        size = model.llm.config.dim
+        if body.dimensions is not None and body.dimensions > size:
+            raise bad_request(
+                f"dimensions: expected at most {size}, the model's, got {body.dimensions}",
+                "dimensions",
+            )
+        jobs = await self._jobs(model.llm, body)
+        place.grow(min(len(jobs), AT_ONCE))
+        exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
+        vectors = await self._vectors(request, model, jobs, body, exchange)
+        return await service.in_worker(lambda: json_response(_document(model, vectors, body, exchange)))
+
+    async def _jobs(self, llm: LLM, body: EmbeddingsRequest) -> list[EmbedJob]:
+        inputs = texts_or_tokens(body.input, "input")
+        if not 1 <= len(inputs) <= MAX_INPUTS:
+            raise bad_request(f"input: expected 1 to {MAX_INPUTS} texts, got {len(inputs)}", "input")
+
+        def prepare() -> list[EmbedJob]:
+            jobs = []
+            for number, text in enumerate(inputs):
+                name = f"input[{number}]" if len(inputs) > 1 else "input"
+                try:
+                    jobs.append(llm.embed_job(text, body.pooling, default=self._service.options.pooling))
+                except PyllmError as error:
+                    raise bad_request(f"{name}: {error}", "input") from None
+                if (length := len(jobs[-1].tokens)) > llm.context:
+                    raise bad_request(
+                        f"{name}: {length} tokens are more than the context of {llm.context}; shorten it",
+                        "input",
+                        "context_length_exceeded",
+                    )
+            return jobs
+
+        return await self._service.in_worker(prepare)
+
+    async def _vectors(
+        self,
+        request: Request,
+        model: ServedModel,
+        jobs: list[EmbedJob],
+        body: EmbeddingsRequest,
+        exchange: Exchange,
+    ) -> list[npt.NDArray[np.float32]]:
+        vectors: dict[int, npt.NDArray[np.float32]] = {}
+        for first in range(0, len(jobs), AT_ONCE):
+            answers = start(self._service, model, jobs[first : first + AT_ONCE], body, exchange)
+            async with watching(request.receive, answers):
+                while found := await answers.next():
+                    for number, embedding in found:
+                        vectors[first + number] = embedding.vector
+                        exchange.cached_tokens += embedding.usage.cached_tokens
+                        if exchange.queue_s is None:
+                            exchange.queue_s = embedding.queue_s
+        return [vectors[number] for number in range(len(jobs))]
+
+
+def _document(
+    model: ServedModel, vectors: list[npt.NDArray[np.float32]], body: EmbeddingsRequest, exchange: Exchange
+) -> Embeddings:
+    data = [
+        EmbeddingObject(number, _encoded(_shortened(vector, body.dimensions), body.encoding_format))
+        for number, vector in enumerate(vectors)
+    ]
+    tokens = exchange.prompt_tokens
+    return Embeddings(
+        data, model.id, EmbeddingsUsage(tokens, tokens, PromptTokensDetails(exchange.cached_tokens))
+    )
+
+
+def _shortened(vector: npt.NDArray[np.float32], dimensions: int | None) -> npt.NDArray[np.float32]:
+    """The first `dimensions` features, again of length 1."""
+    if dimensions is None or dimensions == len(vector):
+        return vector
+    import numpy as np
+
+    part = vector[:dimensions].astype(np.float64)
+    return (part / (np.linalg.norm(part) or 1.0)).astype(np.float32)
+
+
+def _encoded(vector: npt.NDArray[np.float32], form: str | None) -> Any:
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    return vector.tolist()

@@ -33,8 +33,10 @@ class Value:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor to write. shape: slowest-varying first, a matrix is [rows, columns]. pieces: its bytes, in order,
-    made when their turn has come."""
+    """A tensor to write. shape: slowest-varying first, a matrix is [rows, columns].
+
+    pieces: its bytes, in order, made when their turn has come.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -110,7 +112,7 @@ def write_gguf(
                 file.write(bytes(-file.tell() % alignment))
                 start = file.tell()
                 for piece in tensor.pieces():
-                    written += file.write(memoryview(piece).cast("B"))
+                    written += file.write(np.frombuffer(piece, np.uint8).data)
                     done(written)
                 if file.tell() - start != tensor.n_bytes:
                     raise PyllmError(

@@ -124,7 +124,7 @@ py::object get(const File& file, std::string_view key, py::object otherwise) {
 
 // As the file has it: (type, none), or ("ARRAY", type of the elements). The names are the gguf package's.
 py::tuple value_type(const File& file, std::string_view key) {
-  static constexpr const char* names[] = {"UINT8", "INT8",   "UINT16", "INT16",  "UINT32", "INT32", "FLOAT32",
+  static constexpr const char* names[] = {"UINT8", "INT8",   "UINT16", "INT16",  "UINT32", "INT32",  "FLOAT32",
                                           "BOOL",  "STRING", "ARRAY",  "UINT64", "INT64",  "FLOAT64"};
   const Value* value = file.find(key);
   if (value == nullptr) fail(file.path(), ": ", key, ": the file has no such key");

@@ -6,7 +6,7 @@
 
 #include "quant/types.h"
 
-namespace pyllm::quantize {
+namespace pyllm::quantize::PYLLM_ISA {
 
 // 32 codes of 4 bits: low nibbles the first sixteen, high nibbles the others.
 inline void put_nibbles(const uint8_t* code, uint8_t* out) {
@@ -145,4 +145,4 @@ inline void put_scales(const quant::SuperScales& s, quant::BlockIQ4_XS& b) {
   }
 }
 
-}  // namespace pyllm::quantize
+}  // namespace pyllm::quantize::PYLLM_ISA

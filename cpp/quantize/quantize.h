@@ -22,12 +22,13 @@ struct Rows {
 };
 
 struct Options {
-  std::span<const float> importance = {};  // [cols]: how much a squared error counts; empty: the same everywhere
-  bool repair = false;                     // NaN and infinities become 0 in place of an error
+  std::span<const float> importance =
+      {};               // [cols]: how much a squared error counts; empty: the same everywhere
+  bool repair = false;  // NaN and infinities become 0 in place of an error
 };
 
-// Bytes that the rows take as `type`. Throws Error: a type that cannot be read or written, cols no multiple of a
-// block, data that is no whole number of rows.
+// Bytes that the rows take as `type`. Throws Error: a type that cannot be read or written, cols no multiple of
+// a block, data that is no whole number of rows.
 int64_t quantized_bytes(Type type, const Rows& rows);
 
 // Writes the rows as `type` to out [quantized_bytes]. The same bytes on every machine and with any number of

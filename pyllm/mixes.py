@@ -70,8 +70,10 @@ def middle(kind: str) -> Rule:
 
 @dataclass(frozen=True)
 class Mix:
-    """base: of every matrix without a rule. rules: by the tensor's name within its layer. head: of the matrix that
-    makes the logits. embedding: of the token embeddings where that is another one."""
+    """base: of every matrix without a rule. rules: by the tensor's name within its layer.
+
+    head: of the matrix that makes the logits. embedding: of the token embeddings where that is another one.
+    """
 
     base: str
     file_type: LlamaFileType
@@ -100,16 +102,24 @@ MIXES: Mapping[str, Mix] = {
     "bf16": _plain("BF16", head="BF16"),
     "q8_0": _plain("Q8_0", head="Q8_0"),
     "q6_k": _plain("Q6_K"),
-    "q5_k_m": Mix("Q5_K", _T.MOSTLY_Q5_K_M, {"attn_v": some("Q6_K"), "ffn_down": some("Q6_K"), "attn_qkv": always("Q6_K")}),
+    "q5_k_m": Mix(
+        "Q5_K", _T.MOSTLY_Q5_K_M, {"attn_v": some("Q6_K"), "ffn_down": some("Q6_K"), "attn_qkv": always("Q6_K")}
+    ),
     "q5_k_s": Mix("Q5_K", _T.MOSTLY_Q5_K_S, {}),
     "q5_1": _plain("Q5_1"),
     "q5_0": _plain("Q5_0"),
-    "q4_k_m": Mix("Q4_K", _T.MOSTLY_Q4_K_M, {"attn_v": some("Q6_K"), "ffn_down": some("Q6_K"), "attn_qkv": always("Q5_K")}),
+    "q4_k_m": Mix(
+        "Q4_K", _T.MOSTLY_Q4_K_M, {"attn_v": some("Q6_K"), "ffn_down": some("Q6_K"), "attn_qkv": always("Q5_K")}
+    ),
     "q4_k_s": Mix("Q4_K", _T.MOSTLY_Q4_K_S, {"attn_v": below(4, "Q5_K"), "ffn_down": first(8, "Q5_K")}),
     "q4_1": _plain("Q4_1"),
     "q4_0": _plain("Q4_0"),
-    "iq4_nl": Mix("IQ4_NL", _T.MOSTLY_IQ4_NL, {"attn_v": grouped("Q5_K"), "ffn_down": uncalibrated(first(8, "Q5_K"))}),
-    "iq4_xs": Mix("IQ4_XS", _T.MOSTLY_IQ4_XS, {"attn_v": grouped("Q5_K"), "ffn_down": uncalibrated(first(8, "Q5_K"))}),
+    "iq4_nl": Mix(
+        "IQ4_NL", _T.MOSTLY_IQ4_NL, {"attn_v": grouped("Q5_K"), "ffn_down": uncalibrated(first(8, "Q5_K"))}
+    ),
+    "iq4_xs": Mix(
+        "IQ4_XS", _T.MOSTLY_IQ4_XS, {"attn_v": grouped("Q5_K"), "ffn_down": uncalibrated(first(8, "Q5_K"))}
+    ),
     "q3_k_l": Mix(
         "Q3_K",
         _T.MOSTLY_Q3_K_L,
@@ -176,8 +186,12 @@ MIXES: Mapping[str, Mix] = {
     "iq2_s": Mix("IQ2_XS", _T.MOSTLY_IQ2_S, _LOW_S, head="Q5_K", embedding="IQ3_S"),
     "iq2_xs": Mix("IQ2_XS", _T.MOSTLY_IQ2_XS, _LOW, head="Q5_K", embedding="Q2_K"),
     "iq2_xxs": Mix("IQ2_XXS", _T.MOSTLY_IQ2_XXS, _LOW, head="Q5_K", embedding="Q2_K"),
-    "iq1_m": Mix("IQ1_M", _T.MOSTLY_IQ1_M, _LOW | {"attn_output": always("IQ2_XXS")}, head="Q5_K", embedding="Q2_K"),
-    "iq1_s": Mix("IQ1_S", _T.MOSTLY_IQ1_S, _LOW | {"attn_output": always("IQ2_XXS")}, head="Q5_K", embedding="Q2_K"),
+    "iq1_m": Mix(
+        "IQ1_M", _T.MOSTLY_IQ1_M, _LOW | {"attn_output": always("IQ2_XXS")}, head="Q5_K", embedding="Q2_K"
+    ),
+    "iq1_s": Mix(
+        "IQ1_S", _T.MOSTLY_IQ1_S, _LOW | {"attn_output": always("IQ2_XXS")}, head="Q5_K", embedding="Q2_K"
+    ),
     "tq2_0": _plain("TQ2_0", embedding="Q4_K"),
     "tq1_0": _plain("TQ1_0", embedding="Q4_K"),
     "mxfp4": Mix("MXFP4", _T.MOSTLY_MXFP4_MOE, {}),

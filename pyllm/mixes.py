@@ -195,11 +195,25 @@ MIXES: Mapping[str, Mix] = {
     "tq2_0": _plain("TQ2_0", embedding="Q4_K"),
     "tq1_0": _plain("TQ1_0", embedding="Q4_K"),
     "mxfp4": Mix("MXFP4", _T.MOSTLY_MXFP4_MOE, {}),
+    "mxfp4_moe": Mix(
+        "Q8_0",
+        _T.MOSTLY_MXFP4_MOE,
+        {f"ffn_{part}_exps": always("MXFP4") for part in ("gate", "up", "down", "gate_up")},
+        head="Q8_0",
+    ),
 }
 ALIASES = {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
 
 # Where a row is no multiple of 256: the type of blocks of 32 that is nearest in size.
-_NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "TQ1_0": "Q4_0", "TQ2_0": "Q4_0"}
+_NARROW = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
+}
 
 
 def mix_named(name: str) -> Mix:
@@ -220,24 +234,25 @@ def type_named(name: str) -> str:
 
 def mixed_type(mix: Mix, name: str, facts: Facts) -> str:
     """What `mix` makes of a matrix, its columns aside."""
-    if mix.base in ("F32", "F16", "BF16", "Q8_0"):
-        return mix.base
-    if name == ("token_embd.weight" if facts.tied else "output.weight"):
+    if is_head(name, facts):
         return mix.head
     if name == "token_embd.weight":
         return mix.embedding or mix.base
     within = re.fullmatch(r"blk\.(\d+)\.(\w+)\.weight", name)
     if within is None:
         return mix.base
-    layer, role = int(within[1]), within[2].removesuffix("_exps").removesuffix("_shexp")
+    layer, full = int(within[1]), within[2]
+    role = full.removesuffix("_exps").removesuffix("_shexp")
     if facts.experts == 8 and (changed := _eight_experts(mix, role)):
         return changed
-    rule = mix.rules.get(role)
+    rule = mix.rules.get(full) or mix.rules.get(role)
     return (rule and rule(facts, layer)) or mix.base
 
 
 def _eight_experts(mix: Mix, role: str) -> str | None:
     """Beside eight experts, attention is small."""
+    if mix.base in ("F32", "F16", "BF16", "Q8_0"):
+        return None
     low = mix.base.startswith(("IQ1", "IQ2"))
     if role in ("attn_v", "attn_k"):
         return "Q4_K" if low else "Q8_0"
@@ -246,9 +261,15 @@ def _eight_experts(mix: Mix, role: str) -> str | None:
     return None
 
 
-def fitting(kind: str, columns: int) -> GGMLQuantizationType:
+def is_head(name: str, facts: Facts) -> bool:
+    """Whether a matrix makes the logits."""
+    return name == ("token_embd.weight" if facts.tied else "output.weight")
+
+
+def fitting(kind: str, columns: int, head: bool = False) -> GGMLQuantizationType:
     """`kind`, or what takes its place where rows of `columns` are no multiple of its blocks."""
-    for candidate in (kind, _NARROW.get(kind, "IQ4_NL"), "F16"):
+    narrow = "Q8_0" if head else _NARROW.get(kind, "IQ4_NL")
+    for candidate in (kind, narrow, "F16"):
         if columns % GGML_QUANT_SIZES[GGMLQuantizationType[candidate]][0] == 0:
             return GGMLQuantizationType[candidate]
     raise AssertionError("every number of columns is a multiple of F16's one")

@@ -1,5 +1,6 @@
 #include "quantize/quantize.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
@@ -47,6 +48,17 @@ int64_t first_bad(std::span<float> row, bool repair) {
   return repair ? -1 : bad;
 }
 
+// Importance with mean 1. Columns that were never seen in use keep a little: their weights are wanted some day.
+std::vector<float> relative(std::span<const float> importance, int64_t cols) {
+  double sum = 0;
+  for (const float v : importance) sum += v;
+  std::vector<float> out(static_cast<size_t>(cols), 1.0f);
+  if (sum > 0)
+    for (size_t i = 0; i < importance.size(); ++i)
+      out[i] = std::max(1e-5f, static_cast<float>(importance[i] * static_cast<double>(cols) / sum));
+  return out;
+}
+
 }  // namespace
 
 std::vector<Type> written_types() {
@@ -64,7 +76,10 @@ int64_t quantized_bytes(Type type, const Rows& rows) {
     if (rows.cols < 1 || rows.cols % info.block != 0)
       fail("quantize: ", info.name, " has blocks of ", info.block, " weights; rows of ", rows.cols,
            " are no multiple of it");
-  const int64_t bytes = row_bytes(rows.type, rows.cols), size = static_cast<int64_t>(rows.data.size());
+  const int64_t size = static_cast<int64_t>(rows.data.size());
+  if (rows.cols / from.block > size && size > 0)  // and no product below overflows
+    fail("quantize: rows of ", rows.cols, " weights, got ", size, " bytes in all");
+  const int64_t bytes = size > 0 ? row_bytes(rows.type, rows.cols) : 1;
   if (size % bytes != 0) fail("quantize: expected rows of ", bytes, " bytes, got ", size, " bytes in all");
   return size / bytes * row_bytes(type, rows.cols);
 }
@@ -81,8 +96,7 @@ void quantize(Type type, const Rows& rows, const Options& options, ThreadPool& p
 
   const int64_t from_bytes = row_bytes(rows.type, cols), to_bytes = row_bytes(type, cols);
   const int64_t count = size / to_bytes;
-  const std::vector<float> even(options.importance.empty() ? cols : 0, 1.0f);
-  const float* importance = options.importance.empty() ? even.data() : options.importance.data();
+  const std::vector<float> importance = relative(options.importance, cols);
   const QuantizeRow row = quantizer(type);
   std::vector<float> buffers(static_cast<size_t>(pool.threads() * cols));
   std::atomic<int64_t> bad{std::numeric_limits<int64_t>::max()};  // position of the first one
@@ -102,7 +116,7 @@ void quantize(Type type, const Rows& rows, const Options& options, ThreadPool& p
       } else if (is_number(type)) {
         narrow(type, x, cols, to);
       } else {
-        row(x, importance, cols, to);
+        row(x, importance.data(), cols, to);
       }
     }
   });

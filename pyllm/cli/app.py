@@ -16,6 +16,7 @@ from pyllm.cli.generate import generate
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.pull import pull
+from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
 from pyllm.cli.serve import serve
 from pyllm.cli.show import show
@@ -84,5 +85,5 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, embed, bench, doctor):
+for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, embed, quantize, bench, doctor):
     app.add_command(command)

@@ -8,7 +8,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from pyllm import _core
 from pyllm.errors import PyllmError
-from pyllm.mixes import MIXES, Facts, fitting, mixed_type
+from pyllm.mixes import MIXES, Facts, fitting, is_head, mixed_type
 from pyllm.shapes.shape import Shape, tensor_shapes
 
 
@@ -36,7 +36,7 @@ def tensor_type(quant: str, name: str, dims: tuple[int, ...], shape: Shape) -> G
     columns = dims[-1]
     if quant in MIXES:
         facts = Facts(layers=shape.layers, group=shape.heads // shape.kv_heads, tied=shape.tied)
-        return fitting(mixed_type(MIXES[quant], name, facts), columns)
+        return fitting(mixed_type(MIXES[quant], name, facts), columns, is_head(name, facts))
     kind = GGMLQuantizationType[quant.upper()]
     if columns % GGML_QUANT_SIZES[kind][0]:
         raise PyllmError(

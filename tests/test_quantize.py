@@ -299,3 +299,34 @@ def test_llama_cpp_loads_them(model: Path, tmp_path: Path, mix: str) -> None:
     llm = llama_cpp.Llama(str(out), n_ctx=64, n_threads=2, verbose=False, logits_all=True)
     llm.eval(llm.tokenize(b"the other", add_bos=False))
     assert np.isfinite(np.array(llm.scores[: llm.n_tokens])).all()
+
+
+def inspected(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["inspect", *map(str, arguments)])
+
+
+def test_inspect_shows_ranges_and_errors(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyllm.quantize.inspect.SLICE", 4096)
+    out = tmp_path / "q4.gguf"
+    quantize(model, out, "q4_k_m")
+    tensors = json.loads(inspected(model, out, "--json").stdout)["tensors"]
+    assert [t["name"] for t in tensors] == list(types(model))
+    for tensor in tensors:
+        x, y = weights(model, tensor["name"]).astype(float), weights(out, tensor["name"])
+        assert (tensor["low"], tensor["high"], tensor["bad"]) == (x.min(), x.max(), 0)
+        assert tensor["deviation"] == pytest.approx(x.std())
+        assert tensor["other"]["type"] == types(out)[tensor["name"]]
+        error = np.sqrt(((x - y) ** 2).mean() / (x**2).mean())
+        assert tensor["other"]["error"] == pytest.approx(error)
+        assert tensor["other"]["largest_error"] == pytest.approx(np.abs(x - y).max())
+    shown = inspected(model, out, "--tensor", "blk.1.ffn_down")
+    assert shown.stdout.splitlines()[1].split()[:2] == ["blk.1.ffn_down.weight", "F32"]
+    assert len(shown.stdout.splitlines()) == 2
+
+
+def test_inspect_counts_bad_weights_and_refuses_other_models(model: Path, tmp_path: Path) -> None:
+    bad = experts(tmp_path / "bad.gguf", np.nan)
+    assert "NOT FINITE" in inspected(bad).stdout
+    other = inspected(model, bad)
+    assert other.exit_code == 1
+    assert "not two files of one model" in other.stderr

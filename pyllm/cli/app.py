@@ -13,6 +13,7 @@ from pyllm.cli.chat import chat
 from pyllm.cli.doctor import doctor
 from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
+from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.pull import pull
@@ -85,5 +86,19 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, serve, pull, list_models, show, rm, tokenize, embed, quantize, bench, doctor):
+for command in (
+    generate,
+    chat,
+    serve,
+    pull,
+    list_models,
+    show,
+    rm,
+    tokenize,
+    embed,
+    quantize,
+    inspect,
+    bench,
+    doctor,
+):
     app.add_command(command)

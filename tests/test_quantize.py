@@ -24,6 +24,7 @@ from pyllm.mixes import MIXES, mix_named
 from pyllm.quantize.plan import Override, is_quantized, make_plan
 from pyllm.quantize.quantize import quantize
 from pyllm.shapes import write_model
+from pyllm.weights import GgufSource
 
 
 @pytest.fixture(scope="module")
@@ -284,9 +285,10 @@ def test_a_cut_input_is_refused(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MIXES)
 def test_every_mix_can_be_written(model: Path, name: str) -> None:
-    file = _core.GgufFile(model)
+    source = GgufSource(model)
     mix = mix_named(name)
-    chosen = {t.type for t, info in zip(make_plan(file, mix), file.tensors, strict=True) if is_quantized(info)}
+    plan = make_plan(source, source.metadata(), mix)
+    chosen = {t.type for t, info in zip(plan, source.tensors, strict=True) if is_quantized(info)}
     assert chosen <= set(_core.written_types())
     assert mix.base in chosen
 

@@ -10,6 +10,7 @@ import click
 from pyllm import __version__
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
+from pyllm.cli.convert import convert
 from pyllm.cli.doctor import doctor
 from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
@@ -96,6 +97,7 @@ for command in (
     rm,
     tokenize,
     embed,
+    convert,
     quantize,
     inspect,
     bench,

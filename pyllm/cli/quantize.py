@@ -12,6 +12,7 @@ from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
     from pyllm.quantize.plan import Override, Planned
+    from pyllm.quantize.quantize import Quantized
 
 
 @click.command()
@@ -35,7 +36,7 @@ def quantize(
     repair: bool,
     as_json: bool,
 ) -> None:
-    """Write MODEL in another weight type: smaller, faster, less exact.
+    """Write MODEL in another weight type: smaller, faster, less exact. It may be a Hugging Face folder too.
 
     Mixes such as q4_k_m give every tensor the type that other tools give it; q8_0 takes 8.5 bits a weight, a
     good quarter of F32. Norms and other small tensors stay as they are. PATTERN is a regular expression found
@@ -50,7 +51,6 @@ def quantize(
     """
     from pyllm.mixes import mix_named
     from pyllm.quantize.plan import Override
-    from pyllm.quantize.quantize import count_types
     from pyllm.quantize.quantize import quantize as run
 
     try:
@@ -58,23 +58,25 @@ def quantize(
         overrides: list[Override] = [Override.parse(text) for text in tensor]
     except PyllmError as error:
         raise UsageError(str(error)) from error
-    source = find_model(model)
+    source = Path(model) if Path(model).is_dir() else find_model(model)
     done = run(source, output, mix, overrides=overrides, pure=pure, threads=threads, repair=repair)
+    report(source, output, mix, done, as_json)
+
+
+def report(source: Path, output: Path, mix: str, done: Quantized, as_json: bool) -> None:
+    """What quantize and convert print in the end."""
+    from pyllm.progress import megabytes
+    from pyllm.quantize.quantize import count_types
+
     for text in done.notes:
         note(text)
     groups = [_group(*kinds, members) for kinds, members in count_types(done.plan).items()]
     if as_json:
-        about: dict[str, object] = {
-            "input": str(source),
-            "output": str(output),
-            "type": mix.lower(),
-            "tensors": groups,
-        }
+        about: dict[str, object] = {"input": str(source), "output": str(output), "type": mix.lower()}
         about |= {"bytes_before": done.bytes_before, "bytes_after": done.bytes_after}
-        show_json(about | {"bits_per_weight": round(done.bits_per_weight, 3), "notes": list(done.notes)})
+        about |= {"bits_per_weight": round(done.bits_per_weight, 3), "notes": list(done.notes)}
+        show_json(about | {"tensors": groups})
         return
-    from pyllm.progress import megabytes
-
     columns = ["FROM", "TO", "TENSORS", "BEFORE", "AFTER", "BITS PER WEIGHT"]
     rows = [
         (

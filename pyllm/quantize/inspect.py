@@ -41,7 +41,7 @@ class Statistics:
 
 
 def inspect(path: Path, other: Path | None = None, pattern: str = "") -> Iterator[Statistics]:
-    """Every tensor of `path` with `pattern` in its name, in the file's order; with `other`'s error where it has it.
+    """Every tensor of `path` with `pattern` in its name, in the file's order; `other`'s error where it has it.
 
     PyllmError for bad files, tensors that are no weights, and tensors of one name and two shapes.
     """

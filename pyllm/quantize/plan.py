@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
 from pyllm.errors import PyllmError
+from pyllm.gguf_writer import Value
 from pyllm.mixes import Facts, Mix, fitting, is_head, mixed_type, type_named
-
-if TYPE_CHECKING:
-    from pyllm._core import GgufFile, TensorInfo
+from pyllm.weights import Source, SourceTensor
 
 NUMBERS = ("F32", "F16", "BF16")
 
@@ -71,17 +70,22 @@ class Planned:
 
 
 def make_plan(
-    file: GgufFile, mix: Mix, overrides: Sequence[Override] = (), pure: bool = False, calibrated: bool = False
+    source: Source,
+    metadata: Mapping[str, Value],
+    mix: Mix,
+    overrides: Sequence[Override] = (),
+    pure: bool = False,
+    calibrated: bool = False,
 ) -> list[Planned]:
     """Every tensor in the file's order. pure: `mix.base` for all matrices.
 
     PyllmError for an override that fits no matrix, or a matrix that does not fit its type.
     """
-    facts = facts_of(file, calibrated)
+    facts = facts_of(source, metadata, calibrated)
     unused = set(overrides)
     plan = []
-    for tensor in file.tensors:
-        shape = tuple(reversed(tensor.shape))
+    for tensor in source.tensors:
+        shape = tensor.shape
         kind = wanted = tensor.type
         if is_quantized(tensor):
             chosen = next((o for o in overrides if o.pattern.search(tensor.name)), None)
@@ -98,26 +102,31 @@ def make_plan(
     return plan
 
 
-def is_quantized(tensor: TensorInfo) -> bool:
+def is_quantized(tensor: SourceTensor) -> bool:
     """Whether its type is ours to choose: matrices of weights, but for small and delicate ones."""
-    matrix = len(tensor.shape) >= 2 and tensor.shape[1] > 1
+    matrix = len(tensor.shape) >= 2 and tensor.shape[-2] > 1
     return matrix and tensor.name.endswith(".weight") and not _KEPT.search(tensor.name)
 
 
-def facts_of(file: GgufFile, calibrated: bool) -> Facts:
+def facts_of(source: Source, metadata: Mapping[str, Value], calibrated: bool) -> Facts:
     """What mixes ask, from the metadata. PyllmError for a file that does not say."""
-    architecture = file.get("general.architecture")
+    named = metadata.get("general.architecture")
+    architecture = named.value if named else None
+    if not isinstance(architecture, str):
+        raise PyllmError(f"{source.paths[0]}: general.architecture: expected a name, found {architecture!r}")
 
     def number(key: str, default: int | None = None) -> int:
-        value: Any = file.get(f"{architecture}.{key}", default)
+        value: Any = metadata.get(f"{architecture}.{key}", Value(default, GGUFValueType.UINT32)).value
         values = [value] if isinstance(value, int) else list(value) if value is not None else []
         if not values or not 0 <= int(max(values)) < 1 << 24:
-            raise PyllmError(f"{file.path}: {architecture}.{key}: expected a number, the file has {value!r}")
+            raise PyllmError(
+                f"{source.paths[0]}: {architecture}.{key}: expected a number, the file has {value!r}"
+            )
         return int(max(values))
 
     heads = number("attention.head_count", 1)
     kv_heads = number("attention.head_count_kv", heads)
-    names = {tensor.name for tensor in file.tensors}
+    names = {tensor.name for tensor in source.tensors}
     return Facts(
         layers=number("block_count"),
         group=heads // max(1, kv_heads),

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from pyllm import _core
+from pyllm.convert.folder import FolderSource
 from pyllm.errors import PyllmError
-from pyllm.gguf_writer import Tensor, Value, metadata_of, write_gguf
+from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.mixes import Mix, mix_named
 from pyllm.progress import default_progress
 from pyllm.quantize.plan import NUMBERS, Override, Planned, make_plan
+from pyllm.weights import GgufSource, Source
 
 if TYPE_CHECKING:
-    from pyllm._core import GgufFile
     from pyllm.progress import Progress
 
 SLICE = 1 << 22  # weights quantized at once
@@ -31,7 +32,7 @@ Importance = Mapping[str, NDArray[np.float32]]  # tensor name -> [columns], or [
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was done. notes: what the user should know."""
+    """What was done, as a whole and tensor by tensor. notes: what the user should know."""
 
     plan: Sequence[Planned]
     bytes_before: int
@@ -44,7 +45,7 @@ class Quantized:
 
 
 def quantize(
-    source: Path,
+    path: Path,
     target: Path,
     mix: str,
     *,
@@ -55,38 +56,39 @@ def quantize(
     repair: bool = False,
     progress: Progress | None = None,
 ) -> Quantized:
-    """Writes the model in `source` to `target` with the types of a mix such as q4_k_m (pyllm.mixes.MIXES).
+    """Writes the model in `path` to `target` with the types of a mix such as q4_k_m (pyllm.mixes.MIXES).
 
+    path: a GGUF file or a Hugging Face folder.
     overrides: the first whose pattern is in a matrix's name decides its type. pure: the mix's main type for
     every matrix. importance: how much a squared error counts. repair: NaN and infinite weights become 0.
     `target` gets its name only when it is whole. PyllmError for a bad file, weights that are not finite, types
     that do not fit, a full disk, and a target that is the source.
     """
     chosen = mix_named(mix)
-    file = _core.GgufFile(source)
-    if not file.tensors:
-        raise PyllmError(f"{source}: the file has no tensors")
-    check_target(target, file.paths)
-    plan = make_plan(file, chosen, overrides, pure, importance is not None)
-    metadata = metadata_of(file)
-    metadata = {key: value for key, value in metadata.items() if not key.startswith("quantize.")}
+    source: Source = FolderSource(path) if path.is_dir() else GgufSource(path)
+    if not source.tensors:
+        raise PyllmError(f"{path}: the file has no tensors")
+    check_target(target, source.paths)
+    metadata = {key: value for key, value in source.metadata().items() if not key.startswith("quantize.")}
+    plan = make_plan(source, metadata, chosen, overrides, pure, importance is not None)
     metadata["general.file_type"] = Value(int(chosen.file_type), GGUFValueType.UINT32)
     metadata["general.quantization_version"] = Value(QUANTIZATION_VERSION, GGUFValueType.UINT32)
 
     def tensor(planned: Planned) -> Tensor:
         weights = None if importance is None else importance.get(planned.name)
-        job = Job(file, planned, weights, threads, repair)
+        job = Job(source, planned, weights, threads, repair)
         return Tensor(planned.name, planned.shape, GGMLQuantizationType[planned.type], job.pieces)
 
     show = progress or default_progress()
     total = sum(t.bytes_as(t.type) for t in plan)
     show.start(f"writing {target.name}", total)
     try:
-        architecture = str(file.get("general.architecture"))
+        architecture = str(metadata["general.architecture"].value)
         write_gguf(target, architecture, metadata, [tensor(t) for t in plan], show.update)
     finally:
         show.close()
-    return Quantized(plan, file.file_bytes, target.stat().st_size, notes_on(plan, chosen, importance))
+    notes = [*source.notes, *notes_on(plan, chosen, importance)]
+    return Quantized(plan, source.n_bytes, target.stat().st_size, notes)
 
 
 def check_target(target: Path, sources: Sequence[str]) -> None:
@@ -101,9 +103,9 @@ def check_target(target: Path, sources: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One tensor on its way from the file."""
+    """One tensor on its way."""
 
-    file: GgufFile
+    source: Source
     planned: Planned
     importance: NDArray[np.float32] | None
     threads: int
@@ -113,12 +115,11 @@ class Job:
         """Its bytes in its new type. Slices end where a matrix does: experts have their own importance."""
         planned, columns = self.planned, self.planned.columns
         rows = planned.shape[-2] if len(planned.shape) > 1 else 1
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType[planned.source]]
-        data = self.file.tensor_data(planned.name).reshape(-1, columns // block * size)
         step = max(1, SLICE // columns)
-        for matrix in range(len(data) // rows):
+        for matrix in range(planned.weights // columns // rows):
             for first in range(matrix * rows, (matrix + 1) * rows, step):
-                yield self._slice(data[first : min(first + step, (matrix + 1) * rows)], matrix, first)
+                count = min(step, (matrix + 1) * rows - first)
+                yield self._slice(self.source.rows(planned.name, first, count), matrix, first)
 
     def _slice(self, data: NDArray[np.uint8], matrix: int, first_row: int) -> NDArray[np.uint8]:
         planned = self.planned

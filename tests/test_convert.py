@@ -94,7 +94,8 @@ def test_quantize_takes_a_folder(tmp_path: Path) -> None:
     assert one.read_bytes() == two.read_bytes()
 
 
-@pytest.mark.parametrize("case", CASES)
+# Not qwen3: llama.cpp does not read where a file's yarn ramp ends.
+@pytest.mark.parametrize("case", [case for case in CASES if case != "qwen3"])
 def test_llama_cpp_agrees(case: str, tmp_path: Path) -> None:
     llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
     out = tmp_path / "out.gguf"

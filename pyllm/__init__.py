@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "Completion", "PyllmError", "SamplingParams"]
+__all__ = ["LLM", "Completion", "Constraint", "PyllmError", "SamplingParams"]
 
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
-    from pyllm.llm import LLM, Completion, SamplingParams
+    from pyllm.llm import LLM, Completion, Constraint, SamplingParams
 
 
 def __getattr__(name: str) -> object:

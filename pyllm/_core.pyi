@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from typing import Any, Literal, TypeAlias, TypeVar, overload
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -121,6 +121,9 @@ class Model:
         pack: bool = True,
         packed: PackedWeights | None = None,
         kv_type: str = "f16",
+        layer_devices: Sequence[int] = (),
+        embedding_device: int = -1,
+        head_device: int = -1,
     ) -> None: ...
     @property
     def architecture(self) -> str: ...
@@ -161,6 +164,17 @@ class Event:
     @property
     def embedding(self) -> npt.NDArray[np.float32] | None: ...
 
+class MaskSource(Protocol):
+    """Says which tokens may come next in the streams of constrained requests."""
+
+    def fill(self, states: list[Any], tokens: list[list[int]], address: int, row_bytes: int) -> list[str]:
+        """Writes one mask a state: bit i % 32 of its uint32 i // 32 is set when token i may come next.
+
+        states: of the requests' streams. tokens: that each has got since it was last asked for. address: of
+        row_bytes bytes a mask. Returns why there is no mask, "" for each that has one. Called from a thread of
+        the engine.
+        """
+
 class Engine:
     def __init__(
         self,
@@ -171,6 +185,8 @@ class Engine:
         max_sequences: int = 0,
         prefix_cache: bool = True,
         eos: Sequence[int] | None = None,
+        scratch_bytes: int = 0,
+        masks: MaskSource | None = None,
     ) -> None: ...
     def submit(
         self,
@@ -181,6 +197,7 @@ class Engine:
         cache_salt: str = "",
         want_logits: bool = False,
         pooling: Literal["last", "mean"] | None = None,
+        constraint: list[Any] = ...,
     ) -> None: ...
     def cancel(self, id: int) -> None: ...
     def step(self, timeout_s: float | None = None) -> list[Event]: ...
@@ -191,8 +208,22 @@ class Engine:
     @property
     def kv_blocks(self) -> int: ...
 
+def layer_count(file: GgufFile) -> int: ...
 def known_architectures() -> list[str]: ...
 def available_memory(root: str = "") -> int: ...
+
+# -- bind_device.cc --------------------------------------------------------------------------------------------
+
+def devices() -> tuple[list[dict[str, Any]], str]:
+    """GPUs by their number, as cpp/backend/cuda/entry.h describes them, and why there is none."""
+
+def matrix_bytes(type: str, rows: int, cols: int, on_device: bool = False) -> int:
+    """Bytes of a weight once it is loaded, packed on the CPU; -1 when it cannot be multiplied."""
+
+def kv_pool_blocks(
+    rooms: Sequence[tuple[int, int, int, bool]], context: int, sequences: int, kv_bytes: int = 0
+) -> int:
+    """Blocks of 16 tokens. rooms: block bytes, available, mapped weights, device's own (engine/kv_size.h)."""
 
 # -- bind_tokenizer.cc -----------------------------------------------------------------------------------------
 

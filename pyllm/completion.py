@@ -68,6 +68,7 @@ class Piece(str):
     beginnings of stop strings), never earlier. `answer`: which of a prompt's n answers.
     """
 
+    __slots__ = ("answer", "completion", "finish_reason", "logprobs", "token_ids")
     token_ids: tuple[int, ...]
     logprobs: tuple[Logprob, ...] | None
     answer: int

@@ -80,6 +80,11 @@ class EngineThread:
         if known is not None and engine is not None:
             engine.cancel(request)
 
+    @property
+    def ended(self) -> str:
+        """Why the engine has ended; "" while it runs."""
+        return "" if self._ended is None else str(self._ended)
+
     def stats(self) -> dict[str, int]:
         """The engine's counters."""
         with self._lock_here():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pyllm.answer import Answer
 from pyllm.errors import PyllmError
@@ -55,7 +55,11 @@ class Job:
     tokens: list[int]
     params: SamplingParams
     core: _core.SamplingParams
-    wants: ClassVar[dict[str, Any]] = {}
+    constraint: list[Any] = field(default_factory=list)  # states for the engine's masks, one an answer
+
+    @property
+    def wants(self) -> dict[str, Any]:
+        return {"constraint": self.constraint}
 
     def begin(self, id: int, tokenizer: Tokenizer, started: float, load_s: float) -> Generation:
         return Generation(id, self, tokenizer, started, load_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 import time
 import weakref
@@ -13,6 +14,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from pyllm.completion import Completion, Logprob, Piece, Timings, Usage
+from pyllm.constraint import Constraint
 from pyllm.engine_thread import EngineThread, Mail, Mailbox, opened
 from pyllm.errors import PyllmError
 from pyllm.generation import Job, Request, Work
@@ -28,11 +30,22 @@ if TYPE_CHECKING:
 
     from pyllm import _core
     from pyllm.embedding import EmbedJob, Pooling
+    from pyllm.masks import Masks
     from pyllm.packing import Packing
     from pyllm.template import ChatTemplate
     from pyllm.tokenizer import Tokenizer
 
-__all__ = ["LLM", "Completion", "Config", "Logprob", "Piece", "SamplingParams", "Timings", "Usage"]
+__all__ = [
+    "LLM",
+    "Completion",
+    "Config",
+    "Constraint",
+    "Logprob",
+    "Piece",
+    "SamplingParams",
+    "Timings",
+    "Usage",
+]
 
 Prompt: TypeAlias = "str | Sequence[int]"
 Message: TypeAlias = "Mapping[str, Any]"
@@ -64,10 +77,12 @@ class LLM:
     "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %) or "q4_0" (28 %, at a loss).
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
+    device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where one can be used. gpu_layers: how many of the last
+    layers go there, None for as many as fit; `pyllm plan` tells beforehand.
 
     Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
     as a context manager; one that is dropped closes itself. Errors are PyllmError.
-    Attributes: tokenizer, template, config (a Config), context (tokens), load_s (seconds).
+    Attributes: tokenizer, template, config (a Config), context (tokens), device (a text), load_s (seconds).
     """
 
     def __init__(
@@ -84,16 +99,28 @@ class LLM:
         kv_type: str = "f16",
         pack: bool = True,
         prefix_cache: bool = True,
+        device: str = "auto",
+        gpu_layers: int | None = None,
     ) -> None:
         from pyllm import _core
+        from pyllm.masks import Masks
         from pyllm.models import resolve
         from pyllm.packing import Packing
+        from pyllm.plan import Demand, plan_model
 
         path = resolve(model)
         started = time.perf_counter()
         file = _core.GgufFile(path)
+        demand = Demand(gpu_layers, context, kv_bytes, max_batch_tokens, max_sequences, kv_type, pack)
+        plan = plan_model(file, device, demand)
         packing = Packing(file) if pack else None
-        compute = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        # What is kept is mapped, and need not be in memory; what macOS tells of free memory is a guess.
+        if packing and not packing.found and sys.platform != "darwin":
+            plan.check_weights()
+        compute: dict[str, Any] = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        if plan.uses_device:
+            compute |= {"layer_devices": plan.layer_devices, "head_device": plan.head_device}
+            compute["embedding_device"] = plan.embedding_device
         # The weights and the vocabulary, side by side.
         loading = _Background(lambda: _weights(file, packing, **compute))
         try:
@@ -104,15 +131,19 @@ class LLM:
                 packing.cancel()
             loading.end()
             raise
+        masks = Masks(tokenizer, weights.vocab, lambda: _template_text(file))
         engine = _core.Engine(
             weights,
+            masks=masks,
             eos=sorted(tokenizer.stop_ids),
             context=context,
             kv_bytes=kv_bytes,
             max_batch_tokens=max_batch_tokens,
             max_sequences=max_sequences,
             prefix_cache=prefix_cache,
+            scratch_bytes=plan.reserve,
         )
+        self.device = plan.describe()
         config = Config(
             architecture=weights.architecture,
             context_length=weights.context_length,
@@ -121,9 +152,9 @@ class LLM:
             layers=weights.layers,
             kv_bytes_per_token=weights.kv_block_bytes // 16,
         )
-        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing)
+        self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing, masks)
         if packing:
-            packing.keep()
+            packing.keep(whole=not plan.uses_device)
 
     def _own(
         self,
@@ -133,12 +164,14 @@ class LLM:
         config: Config,
         load_s: float,
         packing: Packing | None = None,
+        masks: Masks | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.config = config
         self.load_s = load_s  # seconds from the file to ready
         self._file = file
         self._packing = packing
+        self._masks = masks
         self._template: ChatTemplate | None = None
         self._breakers: dict[tuple[str, ...], list[list[int]]] = {}
         self.context = engine.context  # tokens that one sequence may have
@@ -207,7 +240,7 @@ class LLM:
     ) -> list[Completion]:
         """As chat(), all params.n answers."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.generate([tokens], self._chat_params(params))
+        return self.generate([tokens], self.chat_params(params))
 
     def stream_chat(
         self,
@@ -219,7 +252,7 @@ class LLM:
     ) -> Generator[Piece, None, None]:
         """As chat(), piece by piece."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.stream(tokens, self._chat_params(params))
+        return self.stream(tokens, self.chat_params(params))
 
     def chat_tokens(
         self,
@@ -230,6 +263,11 @@ class LLM:
     ) -> list[int]:
         """The prompt that chat() gives the model. Only the template's own text becomes control tokens."""
         return self.template.encode(messages, tools=tools, **template_arguments)
+
+    def chat_params(self, params: SamplingParams | None = None) -> SamplingParams:
+        """What chat() makes of its params: None for as long as the context lasts; the template's own stops."""
+        params = params or SamplingParams(max_tokens=None)
+        return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
 
     def embed(
         self, texts: Prompt | Sequence[Prompt], pooling: Pooling | None = None
@@ -279,13 +317,14 @@ class LLM:
 
     # -- for callers that wait in their own way ----------------------------------------------------------------
 
-    def job(self, tokens: list[int], params: SamplingParams) -> Job:
-        """A prompt and how to continue it, checked. PyllmError names what is wrong."""
+    def job(self, tokens: list[int], params: SamplingParams, trusted: bool = True) -> Job:
+        """A prompt and how to continue it, checked. PyllmError names what is wrong. Not trusted: a constraint
+        must be one that is compiled within a second."""
         if not tokens:
             raise PyllmError("the prompt is empty: expected at least one token")
         core = params.to_core(self._breaker_tokens)
         core.validate(self.config.vocab)
-        return Job(tokens, params, core)
+        return Job(tokens, params, core, self._constrained(params, trusted))
 
     def embed_job(self, text: Prompt, pooling: Pooling | None = None, default: Pooling = "last") -> EmbedJob:
         """As job(), for a text's embedding. default: the pooling where neither `pooling` nor the model says."""
@@ -325,6 +364,11 @@ class LLM:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
         return self._thread.stats()
 
+    @property
+    def ended(self) -> str:
+        """Why nothing more can be asked: the engine's own failure, or close(). "" while it runs."""
+        return self._thread.ended
+
     def settle(self) -> None:
         """Waits until the packed weights of a first start are kept for the next one: for measurements."""
         if self._packing:
@@ -352,10 +396,6 @@ class LLM:
         if not prompt:
             raise PyllmError("the prompt is empty: expected at least one character")
         return self.tokenizer.encode(prompt)
-
-    def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
-        params = params or SamplingParams(max_tokens=None)
-        return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
 
     def _pieces(self, job: Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):
@@ -386,6 +426,14 @@ class LLM:
         finally:
             for _, request in running.values():
                 self.cancel(request)
+
+    def _constrained(self, params: SamplingParams, trusted: bool) -> list[Any]:
+        """States of the answers' constraint for the engine; none where there is none."""
+        if params.constraint is None:
+            return []
+        if self._masks is None:
+            raise PyllmError("constraint: this engine cannot honour it")
+        return self._masks.states(params.constraint, params.n, trusted)
 
     def _breaker_tokens(self, breakers: tuple[str, ...]) -> list[list[int]]:
         """Tokens whose text holds a breaker, and breakers that take several tokens."""
@@ -435,6 +483,12 @@ def _weights(file: _core.GgufFile, packing: Packing | None, **options: Any) -> _
         return _core.Model(file, pack=False, **options)
     with packing.shown():
         return _core.Model(file, packed=packing.weights, **options)
+
+
+def _template_text(file: _core.GgufFile) -> str:
+    from pyllm.template import template_text
+
+    return template_text(file)
 
 
 def _tokenizer(file: _core.GgufFile) -> Tokenizer:

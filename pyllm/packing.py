@@ -35,6 +35,7 @@ class Packing:
         self.weights = _core.PackedWeights()
         self.mapped_bytes = self.packed_bytes = 0  # once loaded: from the folder, and of the model's file
         self._file = file
+        self.found = False  # packed weights of this model, in the folder
         self._content: str | None = None
         self._process = os.getpid()
         self._stop = threading.Event()
@@ -57,7 +58,8 @@ class Packing:
             packs.remember(file.identities, self._content)
         if self._content is not None:
             path = packs.pack_path(self._content, file.file_bytes)
-            self.weights = packs.open_pack(path, self._content) or self.weights
+            kept = packs.open_pack(path, self._content)
+            self.weights, self.found = kept or self.weights, kept is not None
 
     @contextmanager
     def shown(self) -> Iterator[None]:
@@ -86,11 +88,14 @@ class Packing:
         if shown:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
-    def keep(self) -> None:
-        """Writes what a load has packed to the folder, in the background. The engine owns the weights now."""
+    def keep(self, whole: bool = True) -> None:
+        """Writes what a load has packed to the folder, in the background. The engine owns the weights now.
+
+        whole: these are all weights of the model; others are not kept.
+        """
         weights, self.weights = self.weights, _core.PackedWeights()
         self.mapped_bytes, self.packed_bytes = weights.mapped_bytes, weights.packed
-        if self._kept and weights.packed and weights.packed + weights.mapped_bytes >= packs.SMALLEST:
+        if whole and self._kept and weights.packed and weights.packed + weights.mapped_bytes >= packs.SMALLEST:
             pieces = weights.pieces
             self._written = threading.Event()
             atexit.register(self._at_exit)

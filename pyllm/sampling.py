@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pyllm.constraint import Constraint
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class SamplingParams:
     n: answers to the same prompt; its tokens are computed once.
     logprobs: report each token's log-probability, and the top_logprobs most probable at its place: natural
         logarithms of the model's own distribution, before everything above.
+    constraint: what the answer's text must be: JSON of a schema, a regular expression or a grammar.
     visible_tokens: control tokens whose text is part of the answer's; others are left out of it.
 
     A value out of its range raises PyllmError that names it.
@@ -69,12 +71,15 @@ class SamplingParams:
     n: int = 1
     logprobs: bool = False
     top_logprobs: int = 0
+    constraint: Constraint | None = None
     visible_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("stop", "dry_sequence_breakers"):
             object.__setattr__(self, name, _strings(name, getattr(self, name)))
         object.__setattr__(self, "visible_tokens", tuple(self.visible_tokens))
+        if not isinstance(self.constraint, Constraint | None):
+            raise PyllmError(f"constraint: expected a Constraint or None, got {type(self.constraint).__name__}")
         self.to_core(lambda breakers: []).validate(_ANY_VOCABULARY)
 
     def to_core(self, breaker_tokens: Callable[[tuple[str, ...]], list[list[int]]]) -> _core.SamplingParams:
@@ -82,7 +87,7 @@ class SamplingParams:
         from pyllm import _core
 
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        del fields["stop"], fields["visible_tokens"]
+        del fields["stop"], fields["visible_tokens"], fields["constraint"]
         if fields["max_tokens"] is None:
             del fields["max_tokens"]
         fields["logit_bias"] = fields["logit_bias"] or {}

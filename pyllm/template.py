@@ -76,6 +76,12 @@ _BUILT_IN: tuple[tuple[str, str, tuple[bytes, ...]], ...] = (
 )
 
 
+def template_text(file: Metadata) -> str:
+    """The source of all the templates that a file brings; "" where there is none."""
+    keys = ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
+    return "\n".join(_source(file, key) or "" for key in keys)
+
+
 class ChatTemplate:
     """One model's way to write a conversation. Any number of threads may use one.
 

@@ -83,16 +83,23 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.vocabulary.tokens)
 
-    def encode(self, text: str | bytes, add_bos: bool | None = None, parse_special: bool = False) -> list[int]:
+    def encode(
+        self,
+        text: str | bytes,
+        add_bos: bool | None = None,
+        parse_special: bool = False,
+        continued: bool = False,
+    ) -> list[int]:
         """Token ids of `text`.
 
         add_bos: None does what the model's metadata says. parse_special: text such as `<|im_end|>` becomes the
         control token that it names; leave it False for what users write. User-defined tokens always match.
+        continued: the text goes on another one, so that no space is put before its first word.
         Bytes that are not UTF-8 and lone surrogates count as U+FFFD.
         """
         if isinstance(text, bytes | bytearray):
             text = bytes(text).decode("utf-8", "replace")
-        ids = self.encode_segments([(text, parse_special)])
+        ids = self.encode_segments([(text, parse_special)], continued=continued)
         if add_bos and self.bos is None:
             raise PyllmError("add_bos: this model has no token that begins a text")
         if self.bos is not None and (self.add_bos if add_bos is None else add_bos):
@@ -114,13 +121,16 @@ class Tokenizer:
         return [*bos, prefix, *start, suffix, *self.encode(after, add_bos=False), middle]
 
     def encode_segments(
-        self, segments: Iterable[tuple[str, bool]], special: SpecialTokens | None = None
+        self,
+        segments: Iterable[tuple[str, bool]],
+        special: SpecialTokens | None = None,
+        continued: bool = False,
     ) -> list[int]:
         """Token ids of (text, trusted) segments as one text: words run on across their borders, but only text
         that is trusted from its first to its last character becomes a control token."""
         parts = (special or self._special).split([(repair(text), trusted) for text, trusted in segments])
         ids: list[int] = []
-        after_special = True
+        after_special = not continued
         for part in parts:
             if isinstance(part, int):
                 ids.append(part)
@@ -130,20 +140,30 @@ class Tokenizer:
                 after_special = False
         return ids
 
+    def control_tokens(self, reserved: str = "") -> set[int]:
+        """Tokens that only trusted text becomes. User-defined tokens whose text occurs in `reserved`, a chat
+        template's source, count too: some files declare their turn markers so."""
+        v = self.vocabulary
+        found = set(v.of_types(*_SPECIAL))
+        for i in v.of_types(TokenType.USER_DEFINED):
+            text = v.tokens[i].decode("utf-8", "replace")
+            if len(text) > 1 and not text.isspace() and text in reserved:
+                found.add(i)
+        return found
+
     def special_tokens(self, reserved: str = "") -> SpecialTokens:
-        """Finds special tokens in text. User-defined tokens whose text occurs in `reserved`, a chat template's
-        source, count as control tokens too: some files declare their turn markers so."""
+        """Finds special tokens in text. reserved: see control_tokens."""
         from pyllm._core import SpecialTokens as Finder
 
         v = self.vocabulary
+        controls = self.control_tokens(reserved)
         rows = []
         for i in v.of_types(*_SPECIAL, TokenType.USER_DEFINED):
             try:
                 text = v.tokens[i].decode()
             except UnicodeDecodeError:
                 continue  # no text can name it
-            control = v.types[i] in _SPECIAL or (len(text) > 1 and not text.isspace() and text in reserved)
-            rows.append((text, i, control, i in v.strip_left, i in v.strip_right))
+            rows.append((text, i, i in controls, i in v.strip_left, i in v.strip_right))
         found: SpecialTokens = Finder(rows)
         return found
 
@@ -194,7 +214,7 @@ class Detokenizer:
         self._skip_special = skip_special
         self._visible = frozenset(visible)
         self._strip_space = strip_space
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder: Any = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character still lacks bytes."""
@@ -207,11 +227,15 @@ class Detokenizer:
         elif self._strip_space:
             self._strip_space = False
             piece = piece.removeprefix(b" ")
-        return self._decoder.decode(piece)
+        if piece.isascii() and not self._decoder.buffer:
+            return piece.decode("ascii")
+        text: str = self._decoder.decode(piece)
+        return text
 
     def flush(self) -> str:
         """The end of the text: bytes that wait for the rest of a character become U+FFFD."""
-        return self._decoder.decode(b"", final=True)
+        text: str = self._decoder.decode(b"", final=True)
+        return text
 
 
 class _Pieces:
@@ -257,7 +281,7 @@ class _ByteLevel:
 
         from pyllm._core import PieceTokenizer
 
-        self._bytes = {character: byte for byte, character in enumerate(_byte_characters())}
+        self._bytes = _byte_table()
         pre = pre_tokenizer(vocabulary.pre)
         self._whole = pre.ignore_merges
         splits: list[Any] = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
@@ -282,8 +306,8 @@ class _ByteLevel:
 
     def piece(self, token: bytes) -> bytes:
         try:
-            return bytes([self._bytes[character] for character in token.decode()])
-        except (KeyError, UnicodeDecodeError):
+            return token.decode().translate(self._bytes).encode("latin-1")
+        except UnicodeError:
             return token  # not written in byte characters: it can only mean itself
 
     def user_piece(self, token: bytes) -> bytes:
@@ -304,6 +328,15 @@ def _byte_characters() -> list[str]:
     prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in prints else next(others)) for byte in range(256)]
+
+
+def _byte_table() -> str:
+    """For str.translate: [character] the byte that it stands for; what stands for none becomes no byte."""
+    characters = _byte_characters()
+    table = [_SPACE] * (max(map(ord, characters)) + 1)
+    for byte, character in enumerate(characters):
+        table[ord(character)] = chr(byte)
+    return "".join(table)
 
 
 def _byte_of(token: bytes) -> bytes | None:

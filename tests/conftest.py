@@ -19,6 +19,9 @@ INSTALLED = not (CHECKOUT / "pyllm" / f"_core{sysconfig.get_config_var('EXT_SUFF
 if INSTALLED:
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != CHECKOUT]
 
+# These tests are about the CPU, and about GPUs that are the CPU in disguise; tests/gpu is for real ones.
+os.environ.setdefault("PYLLM_CUDA_LIBRARY", os.devnull)
+
 # A shell starts what runs in its background with Ctrl-C ignored, and processes hand that on to their own.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -8,14 +8,16 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pyllm._core import available_memory
 from pyllm.llm import LLM
 from pyllm.server.log import Log
 from pyllm.server.options import ServeOptions
 from pyllm.server.run import Server, listen, make_server
+from pyllm.server.served import Source
 from pyllm.server.service import Service
 from pyllm.shapes import write_model
 
@@ -28,13 +30,15 @@ def tiny_model(folder: Path, **metadata: Any) -> Path:
 class Serving:
     """A running server: `base` is its address, `service` its state, `lines` its log."""
 
-    def __init__(self, load: Callable[[], LLM], options: ServeOptions, defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], options: ServeOptions, memory: Callable[[], int] = available_memory
+    ) -> None:
         self.log = io.StringIO()
-        self.service = Service(options, Log(options.log_format, self.log))
+        self.service = Service(options, sources, Log(options.log_format, self.log), memory)
         listener = listen(options.host, 0)
         self.port: int = listener.getsockname()[1]
         self.base = f"http://127.0.0.1:{self.port}"
-        self.server: Server = make_server(self.service, lambda: ("tiny", load(), defaults))
+        self.server: Server = make_server(self.service)
         self.thread = threading.Thread(target=self.server.run, args=([listener],), daemon=True)
         self.thread.start()
 
@@ -132,7 +136,18 @@ def serving(
     load: Callable[[], LLM], defaults: dict[str, Any] | None = None, wait: bool = True, **options: Any
 ) -> Iterator[Serving]:
     """A server with `options` of ServeOptions; wait: until it is ready."""
-    running = Serving(load, ServeOptions(**options), defaults or {})
+    with serving_all(
+        [Source("tiny", lambda kv_bytes: load(), defaults or {})], wait=wait, **options
+    ) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def serving_all(
+    sources: Sequence[Source], memory: Callable[[], int] = available_memory, wait: bool = True, **options: Any
+) -> Iterator[Serving]:
+    """A server of several models."""
+    running = Serving(sources, ServeOptions(**options), memory)
     try:
         if wait:
             running.wait_ready()

@@ -155,6 +155,7 @@ ABOVE = {
     "__main__": 4,
     "server": 3,
     "bench": 3,
+    "chat": 3,
     "quantize": 3,
     "llm": 2,
     "errors": 0,

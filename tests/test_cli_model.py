@@ -64,6 +64,30 @@ def test_generate_twice_with_one_seed(run, model):
     assert out.removesuffix("\n") == done["text"].removesuffix("\n")
 
 
+def test_constrained_answers(run, model, tmp_path):
+    schema, grammar = tmp_path / "schema.json", tmp_path / "x.gbnf"
+    schema.write_text('{"enum": [[1, true], [2, false]]}')
+    grammar.write_text('root ::= "yes" | "no"\n')
+    for options, expected in [
+        (["--json-schema", schema], {"[1,true]", "[2,false]"}),
+        (["--json-schema", schema.read_text()], {"[1,true]", "[2,false]"}),
+        (["--regex", "(ab){3}"], {"ababab"}),
+        (["--grammar", grammar], {"yes", "no"}),
+    ]:
+        code, out, err = run("generate", model, "-p", "x", "--max-tokens", "50", *options)
+        assert (code, "".join(out.split()) in expected) == (0, True), (out, err)
+    for options, code, said in [
+        (["--regex", "a(b"], 1, "wrong at character 2: unclosed group"),
+        (["--regex", "a", "--grammar", grammar], 2, "--regex and --grammar: expected only one of them"),
+        (["--json-schema", "{"], 2, "--json-schema: the schema is not JSON"),
+        (["--grammar", tmp_path / "none"], 2, "No such file"),
+    ]:
+        found, out, err = run("generate", model, "-p", "x", *options)
+        assert (found, out) == (code, ""), err
+        assert said in err
+        assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -104,13 +104,41 @@ def test_serve_and_stop(model: Path, number: int) -> None:
         server.wait_for("tiny is ready")
         assert server.get("/v1/models")["data"][0]["id"] == "tiny"
         done = server.post(
-            "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "ignore_eos": True},
         )
         assert done["usage"]["completion_tokens"] == 3
         server.process.send_signal(number)
         assert server.process.wait(60) == 0
         assert server.lines[-1] == "pyllm: stopped"
         assert any("POST /v1/chat/completions 200" in line for line in server.lines)
+
+
+def test_serve_several(model: Path, tmp_path: Path) -> None:
+    other, damaged = tmp_path / "other.gguf", tmp_path / "damaged.gguf"
+    other.write_bytes(model.read_bytes())
+    damaged.write_bytes(model.read_bytes()[:5000])
+    paths = [str(model), str(other), str(damaged)]
+    with running(*paths, "--port", "0", "--alias", "ours", "--keep-alive", "1s") as server:
+        server.wait_for("ours, other, damaged: loaded when asked for")
+        hi = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "ignore_eos": True}
+        assert server.post("/v1/chat/completions", {"model": "other", **hi})["model"] == "other"
+        assert server.post("/v1/chat/completions", hi)["model"] == "ours"
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            server.post("/v1/chat/completions", {"model": "damaged", **hi})
+        cards = {card["id"]: card for card in server.get("/v1/models")["data"]}
+        assert cards["damaged"]["state"] == "failed"
+        assert cards["other"]["meta"] == cards["ours"]["meta"]
+        assert cards["other"]["max_model_len"] == 2048
+        server.wait_for("other is unloaded: nobody has used it for 1 s")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(60) == 0
+    code, message = refused(str(model), str(model))
+    assert code == 2
+    assert "two models are called tiny; --alias" in message
+    code, message = refused(str(model), "--keep-alive", "soon")
+    assert code == 2
+    assert "--keep-alive 'soon': expected a time such as 30s" in message
 
 
 def test_what_does_not_start(model: Path, tmp_path: Path) -> None:
@@ -157,7 +185,7 @@ def test_precedence(tmp_path: Path, monkeypatch: Any) -> None:
         'allow-host = ["a.example", "b.example"]\ndrain_timeout = 5\ncors-origin = "https://one.example"\n'
     )
     model, options = options_of("--config", str(config))
-    assert (model, options.port, options.max_queue, options.max_body) == ("from-file", 1001, 7, 10**6)
+    assert (model, options.port, options.max_queue, options.max_body) == (("from-file",), 1001, 7, 10**6)
     assert (options.strict, options.drain_timeout) == (True, 5.0)
     assert (options.allow_hosts, options.cors_origins) == (("a.example", "b.example"), ("https://one.example",))
     monkeypatch.setenv("PYLLM_PORT", "1002")
@@ -165,7 +193,9 @@ def test_precedence(tmp_path: Path, monkeypatch: Any) -> None:
     model, options = options_of("--config", str(config))
     assert (options.port, options.allow_hosts) == (1002, ("c.example", "d.example"))
     model, options = options_of("--config", str(config), "--port", "1003", "other")
-    assert (model, options.port, options.max_queue) == ("other", 1003, 7)
+    assert (model, options.port, options.max_queue) == (("other",), 1003, 7)
+    monkeypatch.setenv("PYLLM_MODEL", "one two")
+    assert options_of("--config", str(config))[0] == ("one", "two")
     monkeypatch.setenv("PYLLM_CONFIG", str(config))
     assert options_of("--strict")[1].max_queue == 7
 

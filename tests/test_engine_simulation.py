@@ -9,29 +9,34 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = [
-    "tests/cpp/simulate_scheduler.cc",
-    "cpp/engine/block_pool.cc",
-    "cpp/engine/prefix_cache.cc",
-    "cpp/engine/scheduler.cc",
-]
+SOURCES = ["cpp/engine/block_pool.cc", "cpp/engine/prefix_cache.cc", "cpp/engine/scheduler.cc"]
 
 
-@pytest.fixture(scope="module")
-def simulate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(name: str, folder: Path) -> Path:
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         pytest.skip("no C++ compiler")
-    program = tmp_path_factory.mktemp("simulate") / "simulate"
-    command = [*compiler.split(), "-std=c++20", "-O2", "-Icpp", *SOURCES, "-o", str(program)]
+    program = folder / name
+    sources = [f"tests/cpp/{name}.cc", *SOURCES]
+    command = [*compiler.split(), "-std=c++20", "-O2", "-Icpp", *sources, "-o", str(program)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     return program
 
 
-def test_random_schedules_give_every_request_its_own_tokens(simulate: Path) -> None:
-    """No block lost, none shared by mistake, nobody starves, and no neighbour changes a token."""
-    run = subprocess.run([simulate, "1", "100000"], capture_output=True, text=True, timeout=300, check=False)
+def simulated(program: Path, count: int) -> dict[str, int]:
+    run = subprocess.run([program, "1", str(count)], capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stdout + run.stderr  # names the failing seed
-    done = json.loads(run.stdout)
+    done: dict[str, int] = json.loads(run.stdout)
+    return done
+
+
+def test_random_schedules_give_every_request_its_own_tokens(tmp_path: Path) -> None:
+    """No block lost, none shared by mistake, nobody starves, and no neighbour changes a token."""
+    done = simulated(compiled("simulate_scheduler", tmp_path), 100_000)
     assert done.pop("schedules") == 100_000
     assert min(done.values()) > 10_000, f"the schedules hardly exercise something: {done}"
+
+
+def test_short_prompts_do_not_wait_for_long_ones(tmp_path: Path) -> None:
+    """Two steps, and the one that runs when it arrives. The program also checks that no step is wasted."""
+    assert simulated(compiled("simulate_first_token", tmp_path), 500)["most_steps"] <= 2

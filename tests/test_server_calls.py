@@ -95,6 +95,26 @@ def test_openais_own_stream_helper(calls: Any) -> None:
     assert [call.function.name for call in final.choices[0].message.tool_calls] == ["weather", "clock"]
 
 
+def test_the_first_call_alone_where_only_one_may_come(calls: Any) -> None:
+    one: dict[str, Any] = {"model": "tiny", "messages": HI, "tools": TOOLS, "parallel_tool_calls": False}
+    done = client_of(calls[0]).chat.completions.create(**one)
+    assert [call.function.name for call in done.choices[0].message.tool_calls] == ["weather"]
+    assert json.loads(done.choices[0].message.tool_calls[0].function.arguments) == ARGUMENTS
+    assert done.choices[0].finish_reason == "tool_calls"
+    parts = [chunk.choices[0] for chunk in client_of(calls[0]).chat.completions.create(**one, stream=True)]
+    found = [call for part in parts for call in part.delta.tool_calls or []]
+    assert [call.function.name for call in found if call.function.name] == ["weather"]
+    assert parts[-1].finish_reason == "tool_calls"
+    claude = claude_of(calls[0]).messages.create(
+        model="tiny",
+        max_tokens=500,
+        messages=HI,
+        tools=CLAUDE_TOOLS,
+        tool_choice={"type": "auto", "disable_parallel_tool_use": True},
+    )
+    assert [block.name for block in claude.content if block.type == "tool_use"] == ["weather"]
+
+
 def test_without_tools_calls_are_text(calls: Any) -> None:
     server, template = calls
     done = client_of(server).chat.completions.create(model="tiny", messages=HI)
@@ -197,7 +217,7 @@ def test_previous_responses(calls: Any) -> None:
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {}}}}, "text.format"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -346,8 +366,8 @@ def test_messages_replayed(words: Any) -> None:
         ),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "tool_use_id: expected text"),
         ({"messages": [{"role": "user", "content": ["x"]}]}, "expected object, got str"),
-        ({"tool_choice": {"type": "any"}}, "cannot honour any"),
-        ({"tool_choice": {"type": "auto", "disable_parallel_tool_use": True}}, "disable_parallel_tool_use"),
+        ({"tool_choice": {"type": "any"}}, "needs tools"),
+        ({"tool_choice": {"type": "tool", "name": "x"}}, "is no function of tools"),
         ({"mcp_servers": [{}]}, "mcp_servers"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config.format"),
         ({"tools": [{"name": 3}]}, "tools[0].name: expected text"),

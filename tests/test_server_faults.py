@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import socket
+import statistics
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -146,6 +148,8 @@ def test_overload_is_told_at_once_and_nothing_fails() -> None:
         assert engine.most_at_once <= 6
         server.wait(at_rest(server, engine))
         assert one(0).status == 200
+        refused = [float(took) for took in re.findall(r" 429 ([\d.]+) s;", server.log.getvalue())]
+        assert statistics.median(refused) < 0.05
 
 
 def test_answers_count_towards_the_bound_not_requests() -> None:

@@ -100,6 +100,37 @@ def test_hostile_text_stays_text(guarded: Serving, browser: Any) -> None:
     assert "owned" not in browser.title
 
 
+GROWING = (
+    "A|b\n--|--\n1|2\n\ntext\n- one\n  - two\n\n- three\nlazy\n\n1. x\n\n```py\na\n\n- b\n```\n"
+    "> q\n> r\n\n# T\n---\n"
+    "end **bold** `c`\n-- \n--\n~~~\nopen"
+)
+
+
+def test_a_growing_answer_looks_as_if_it_had_come_at_once(guarded: Serving, browser: Any) -> None:
+    browser.get(f"{guarded.base}/")
+    differing, kept = browser.execute_async_script(
+        """const [text, done] = arguments;
+        import("/page/markdown.js").then(({ show }) => {
+          const grown = document.createElement("div");
+          const differing = [];
+          let first, kept = true;
+          for (let end = 1; end <= text.length; end++) {
+            const whole = document.createElement("div");
+            show(whole, text.slice(0, end));
+            show(grown, text.slice(0, end));
+            if (grown.innerHTML !== whole.innerHTML) differing.push(text.slice(0, end));
+            if (grown.children.length > 3) kept &&= (first ??= grown.firstChild) === grown.firstChild;
+          }
+          show(grown, "short");
+          done([grown.textContent === "short" ? differing : ["short"], kept]);
+        });""",
+        GROWING,
+    )
+    assert differing == []
+    assert kept  # what is settled is not drawn again
+
+
 def test_key_send_and_regenerate(guarded: Serving, browser: Any) -> None:
     browser.get(f"{guarded.base}/")
     field = until(lambda: browser.find_elements("css selector", "dialog[open] input"))[0]

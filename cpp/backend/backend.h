@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -101,6 +102,8 @@ class Backend {
   virtual std::unique_ptr<Vector> vector(std::span<const float> values) = 0;
   // Bytes of weights that are read from files' mappings: the system counts them as free until they are used.
   virtual int64_t mapped_bytes() const = 0;
+  // Of the memory that belongs to the device; none: it works in the host's.
+  virtual std::optional<int64_t> free_bytes() const = 0;
   virtual int64_t kv_block_bytes(const KvShape& shape) const = 0;
   virtual std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) = 0;
 
@@ -125,7 +128,8 @@ class Backend {
   virtual void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) = 0;
   virtual void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) = 0;
   virtual void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
-  virtual Tensor download(Tensor x) = 0;  // contiguous, in host memory, valid until the next begin
+  virtual Tensor download(Tensor x) = 0;             // to host memory, valid until the next begin
+  virtual void upload(Tensor host, Tensor out) = 0;  // from host memory, free to change when it returns
 };
 
 struct BackendOptions {

@@ -30,6 +30,8 @@ EngineOptions checked(EngineOptions options, const Model* model) {
          ", as each may need one of a step's max_batch_tokens (0: automatic), got ", options.max_sequences);
   if (options.max_sequences == 0) options.max_sequences = std::min(64, options.max_batch_tokens);
   if (options.kv_bytes < 0) fail("kv_bytes: expected a size in bytes (0: automatic), got ", options.kv_bytes);
+  if (options.scratch_bytes < 0)
+    fail("scratch_bytes: expected a size in bytes (0: none), got ", options.scratch_bytes);
   // A vocabulary may name tokens that the model has no logits for; they never end anything.
   const int64_t vocab = model->config().vocab;
   std::erase_if(options.eos, [&](int32_t id) { return id < 0 || id >= vocab; });
@@ -47,9 +49,15 @@ SchedulerOptions scheduling(const EngineOptions& options, int blocks, int64_t vo
   return s;
 }
 
-// Mapped weights count as available memory, but generation is slow without them. What is larger than the memory
-// is slow anyway, and leaves a quarter.
-int64_t left_beside(int64_t mapped, int64_t available) { return std::max(available - mapped, available / 4); }
+int pool_blocks(const Model& model, const EngineOptions& options) {
+  KvDemand demand{{}, options.context, options.max_sequences, options.kv_bytes};
+  for (const KvMemory& memory : model.kv_memory()) {
+    const bool own = memory.free_bytes.has_value();
+    const int64_t available = own ? *memory.free_bytes - options.scratch_bytes : available_memory();
+    demand.rooms.push_back({memory.block_bytes, available, memory.mapped_bytes, own});
+  }
+  return kv_pool_blocks(demand);
+}
 
 std::span<float> row(const Tensor& tensor, int64_t i) {
   return {tensor.row(i), static_cast<size_t>(tensor.cols)};
@@ -61,17 +69,17 @@ bool contains(const std::vector<int32_t>& list, int32_t id) {
 
 }  // namespace
 
-Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options)
+Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options, std::shared_ptr<MaskSource> masks)
     : options_(checked(options, model.get())),
       vocab_(model->config().vocab),
       dim_(model->config().dim),
       context_(options_.context),
-      kv_blocks_(kv_pool_blocks({model->kv_block_bytes(), context_, options_.max_sequences, options_.kv_bytes,
-                                 left_beside(model->mapped_bytes(), available_memory())})),
+      kv_blocks_(pool_blocks(*model, options_)),
       limit_(std::min(context_, static_cast<int64_t>(kv_blocks_) * kBlockTokens)),
       scheduler_(scheduling(options_, kv_blocks_, vocab_)),
       model_(std::move(model)) {
   model_->allocate_kv(kv_blocks_);
+  if (masks) masks_.emplace(std::move(masks), vocab_);
   count({});
 }
 
@@ -93,6 +101,11 @@ void Engine::check(const Request& request) const {
          "); shorten it, or give the engine more kv_bytes");
   if (request.want_logits && request.pooling) fail("pooling: not with want_logits");
   validate(request.params, vocab_);
+  if (const size_t given = request.constraint.size(); given > 0) {
+    if (!masks_) fail("constraint: this engine was made without a source of masks");
+    if (given != static_cast<size_t>(request.params.n))
+      fail("constraint: expected one for each of ", request.params.n, " streams, got ", given);
+  }
 }
 
 void Engine::submit(Request request) {
@@ -141,10 +154,12 @@ std::vector<Event> Engine::step(std::optional<double> timeout) {
     Output output;
     std::string failure;
     try {
+      start_masks(plan);
       output = model_->forward(plan.batch);
     } catch (const std::exception& error) {
       failure = message("the step failed: ", error.what());
     }
+    if (masks_) masks_->finish();
     if (failure.empty()) {
       scheduler_.commit(plan, sample(plan, output, events));
     } else {
@@ -189,7 +204,8 @@ void Engine::start(Request request, Clock::time_point arrived) {
   active.arrived = arrived;
   if (request.pooling) active.pool.emplace(dim_);
   for (int i = 0; i < n; ++i) {
-    active.streams.push_back({Sampler(active.params, options_.eos, i)});
+    Stream& stream = active.streams.emplace_back(Stream{Sampler(active.params, options_.eos, i)});
+    if (!request.constraint.empty()) stream.constraint = std::move(request.constraint[i]);
     active.params.seed = active.streams[0].sampler.seed();  // drawn once, where the user gives none
   }
   active.order = scheduler_.add(std::move(s), request.priority);
@@ -202,6 +218,26 @@ void Engine::note_started(const Plan& plan) {
     Active& active = active_.at(chunk.sequence->request);
     if (!active.queue_s) active.queue_s = std::chrono::duration<double>(now - active.arrived).count();
   }
+}
+
+// The masks of what this step samples. Streams that fork from a prompt share their first one.
+void Engine::start_masks(const Plan& plan) {
+  if (!masks_) return;
+  std::vector<MaskSource::Job> jobs;
+  for (const Chunk& chunk : plan.chunks) {
+    const Sequence& s = *chunk.sequence;
+    Active& active = active_.at(s.request);
+    for (int i = 0; i < chunk.samples; ++i) {
+      Stream& stream = active.streams[s.order.index + i];
+      if (!stream.constraint) break;
+      if (i == 0) {
+        const int told = active.prompt_tokens + std::exchange(stream.told, s.total() - active.prompt_tokens);
+        jobs.push_back({stream.constraint.get(), {s.tokens.begin() + told, s.tokens.end()}, ""});
+      }
+      stream.job = jobs.size() - 1;
+    }
+  }
+  masks_->start(std::move(jobs));
 }
 
 Event& Engine::emit(uint64_t id, int index, const Active& active, std::vector<Event>& events) {
@@ -267,8 +303,14 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
   const auto tokens = std::span<const int32_t>(s.tokens);
   const auto prompt = tokens.first(active.prompt_tokens), generated = tokens.subspan(active.prompt_tokens);
   const SamplingParams& params = active.params;
+  Stream& stream = active.streams[event.index];
   try {
-    Sampled sampled = active.streams[event.index].sampler.sample(logits, prompt, generated, scratch_);
+    std::span<const uint32_t> mask;
+    if (stream.constraint) {
+      if (const std::string& error = masks_->error(stream.job); !error.empty()) fail("constraint: ", error);
+      mask = masks_->mask(stream.job);
+    }
+    Sampled sampled = stream.sampler.sample(logits, prompt, generated, scratch_, mask);
     event.token = sampled.token;
     event.logprob = sampled.logprob;
     event.top_logprobs = std::move(sampled.top);
@@ -277,8 +319,7 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
     event.detail = error.what();
     return;
   }
-  const bool eos = !params.ignore_eos && contains(options_.eos, event.token);
-  if (eos || contains(params.stop_token_ids, event.token)) {
+  if (contains(options_.eos, event.token) || contains(params.stop_token_ids, event.token)) {
     event.finish = Finish::Stop;
   } else if (static_cast<int64_t>(generated.size()) + 1 >= params.max_tokens) {
     event.finish = Finish::Length;

@@ -13,6 +13,7 @@
 #include <unordered_set>
 #include <vector>
 
+#include "engine/mask_thread.h"
 #include "engine/request.h"
 #include "engine/scheduler.h"
 #include "model/model.h"
@@ -25,7 +26,8 @@ struct EngineOptions {
   int max_batch_tokens = 512;  // computed in one step
   int max_sequences = 0;       // running at the same time; 0: 64, or max_batch_tokens where that is less
   bool prefix_cache = true;
-  std::vector<int32_t> eos;  // tokens that end a text
+  std::vector<int32_t> eos;   // tokens that end a text
+  int64_t scratch_bytes = 0;  // of each device's own memory, left for what a step computes
 };
 
 struct EngineStats {
@@ -44,7 +46,9 @@ struct EngineStats {
 class Engine {
  public:
   // Takes the model over once the options have proved right. Throws Error when they do not.
-  Engine(std::unique_ptr<Model>&& model, const EngineOptions& options);
+  // masks: where the masks of constrained requests come from; without it there can be none.
+  Engine(std::unique_ptr<Model>&& model, const EngineOptions& options,
+         std::shared_ptr<MaskSource> masks = nullptr);
 
   // Queues a request for the next step. Throws Error when it can never run: what was expected and what came.
   void submit(Request request);
@@ -65,6 +69,9 @@ class Engine {
   using Clock = std::chrono::steady_clock;
   struct Stream {
     Sampler sampler;
+    std::unique_ptr<MaskSource::Stream> constraint;  // none: any token may come
+    int told = 0;                                    // generated tokens that the constraint has got
+    size_t job = 0;                                  // of the step: its mask
     bool finished = false;
   };
   struct Active {
@@ -87,6 +94,7 @@ class Engine {
   std::vector<Message> receive(std::optional<double> timeout);
   void start(Request request, Clock::time_point arrived);
   void note_started(const Plan& plan);
+  void start_masks(const Plan& plan);
   void end(uint64_t id, Finish finish, const std::string& detail, std::vector<Event>& events);
   static Event& emit(uint64_t id, int index, const Active& active, std::vector<Event>& events);
   void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);
@@ -112,6 +120,7 @@ class Engine {
   SamplerScratch scratch_;
   std::vector<float> row_;  // [vocab]
   std::unique_ptr<Model> model_;
+  std::optional<MaskThread> masks_;
 
   // Shared with callers.
   mutable std::mutex mutex_;

@@ -1,6 +1,7 @@
 #include "engine/logits.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -74,6 +75,25 @@ Scan scan(std::span<const float> logits, std::vector<float>& chunk_max) {
   result.argmax =
       static_cast<int32_t>(std::find(logits.begin() + first, logits.end(), result.max) - logits.begin());
   return result;
+}
+
+void apply_mask(std::span<const uint32_t> mask, std::span<float> logits) {
+  for (size_t first = 0; first < logits.size(); first += 32) {
+    const uint32_t bits = mask[first / 32];
+    if (bits == ~0u) continue;
+    const std::span<float> x = logits.subspan(first, std::min<size_t>(32, logits.size() - first));
+    for (size_t i = 0; i < x.size(); ++i)
+      if (!(bits >> i & 1)) x[i] = -kInfinity;
+  }
+}
+
+bool within(std::span<const uint32_t> mask, std::span<const int32_t> ids) {
+  for (size_t word = 0; word < mask.size(); ++word)
+    for (uint32_t bits = mask[word]; bits != 0; bits &= bits - 1) {
+      const auto id = static_cast<int32_t>(word * 32) + std::countr_zero(bits);
+      if (std::find(ids.begin(), ids.end(), id) == ids.end()) return false;
+    }
+  return true;
 }
 
 void gather(std::span<const float> logits, const std::vector<float>& chunk_max, float cut,

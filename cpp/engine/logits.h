@@ -30,6 +30,12 @@ struct Scan {
 // Fills chunk_max [ceil(vocab / kChunk)].
 Scan scan(std::span<const float> logits, std::vector<float>& chunk_max);
 
+// Every logit whose bit in the mask (see mask_source.h) is not set becomes -infinity.
+void apply_mask(std::span<const uint32_t> mask, std::span<float> logits);
+
+// Whether the mask has no bit set but those of `ids`.
+bool within(std::span<const uint32_t> mask, std::span<const int32_t> ids);
+
 // Appends every candidate with logit >= cut, ids ascending. `chunk_max` must be current.
 void gather(std::span<const float> logits, const std::vector<float>& chunk_max, float cut,
             std::vector<Candidate>& out);

@@ -2,10 +2,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "engine/mask_source.h"
 #include "engine/pooling.h"
 #include "engine/sampler.h"
 #include "engine/sampling_params.h"
@@ -20,6 +22,7 @@ struct Request {
   std::string cache_salt;          // prefixes are shared only between requests with the same salt
   bool want_logits = false;        // the logits of every prompt token, and nothing generated
   std::optional<Pooling> pooling;  // one vector for the whole prompt, and nothing generated
+  std::vector<std::unique_ptr<MaskSource::Stream>> constraint;  // [n]; empty: any token may come
 };
 
 enum class Finish {

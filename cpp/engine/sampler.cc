@@ -166,13 +166,17 @@ Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> eos, int
       dry_(params) {}
 
 Scan Sampler::adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
-                     std::span<const int32_t> generated, SamplerScratch& scratch) {
+                     std::span<const int32_t> generated, std::span<const uint32_t> mask,
+                     SamplerScratch& scratch) {
   const SamplingParams& p = params_;
+  if (!mask.empty()) apply_mask(mask, logits);
   Edit edit(logits, scratch.changed);
   for (const auto& [id, bias] : p.logit_bias) edit.set(id, edit.get(id) + bias);
   const bool too_early = static_cast<int64_t>(generated.size()) < p.min_tokens;
-  if (p.ignore_eos || too_early) edit.ban(eos_);
-  if (too_early) edit.ban(p.stop_token_ids);
+  std::vector<int32_t> banned;
+  if (p.ignore_eos || too_early) banned = eos_;
+  if (too_early) banned.insert(banned.end(), p.stop_token_ids.begin(), p.stop_token_ids.end());
+  if (!banned.empty() && (mask.empty() || !within(mask, banned))) edit.ban(banned);
 
   if (p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f) {
     counts_.update(prompt, generated, p.penalty_last_n);
@@ -186,7 +190,7 @@ Scan Sampler::adjust(const Scan& raw, std::span<float> logits, std::span<const i
   if (dry_.on())
     for (const auto& [id, penalty] : dry_.penalties(prompt, generated)) edit.set(id, edit.get(id) - penalty);
 
-  return scratch.changed.empty() ? raw : scan(logits, scratch.chunk_max);
+  return mask.empty() && scratch.changed.empty() ? raw : scan(logits, scratch.chunk_max);
 }
 
 bool Sampler::xtc(double xtc_draw) const {
@@ -248,7 +252,8 @@ int32_t Sampler::draw(const Scan& scan, std::span<const float> logits, double u,
 }
 
 Sampled Sampler::sample(std::span<float> logits, std::span<const int32_t> prompt,
-                        std::span<const int32_t> generated, SamplerScratch& scratch) {
+                        std::span<const int32_t> generated, SamplerScratch& scratch,
+                        std::span<const uint32_t> mask) {
   const uint64_t position = prompt.size() + generated.size();
   const Scan raw = scan(logits, scratch.chunk_max);
   if (raw.bad >= 0)
@@ -270,12 +275,13 @@ Sampled Sampler::sample(std::span<float> logits, std::span<const int32_t> prompt
     }
   }
 
-  const Scan adjusted = adjust(raw, logits, prompt, generated, scratch);
+  const Scan adjusted = adjust(raw, logits, prompt, generated, mask, scratch);
   if (adjusted.bad >= 0)
     fail("position ", position, ": logit_bias and penalties overflow the logit of token ", adjusted.bad,
          "; use smaller values");
   if (adjusted.argmax < 0)
-    fail("position ", position, ": logit_bias, min_tokens and ignore_eos leave no token to choose");
+    fail("position ", position, ": logit_bias, min_tokens", mask.empty() ? "" : ", the constraint",
+         " and ignore_eos leave no token to choose");
   const auto [u, xtc_draw] = uniforms(seed_, fork_, position);
   result.token = draw(adjusted, logits, u, xtc_draw, scratch);
 
@@ -294,8 +300,9 @@ Sampled Sampler::sample(std::span<float> logits, std::span<const int32_t> prompt
 std::vector<std::pair<int32_t, double>> Sampler::distribution(std::span<float> logits,
                                                               std::span<const int32_t> prompt,
                                                               std::span<const int32_t> generated,
-                                                              SamplerScratch& scratch) {
-  const Scan adjusted = adjust(scan(logits, scratch.chunk_max), logits, prompt, generated, scratch);
+                                                              SamplerScratch& scratch,
+                                                              std::span<const uint32_t> mask) {
+  const Scan adjusted = adjust(scan(logits, scratch.chunk_max), logits, prompt, generated, mask, scratch);
   if (adjusted.argmax < 0) fail("nothing to choose from");
   if (params_.temperature == 0.0f) return {{adjusted.argmax, 1.0}};
   const double xtc_draw = uniforms(seed_, fork_, prompt.size() + generated.size())[1];

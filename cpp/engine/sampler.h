@@ -1,9 +1,10 @@
 // One sequence's sampler: from logits to the next token.
 //
-// Order of the chain (llama.cpp's default): logit bias and bans, repetition/frequency/presence penalties, DRY,
-// top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature, draw. Each filter sees the probabilities of what
-// the one before has left. With mirostat on, temperature comes first and mirostat replaces the filters from
-// top-n-sigma to XTC. Temperature 0 takes the highest logit after DRY, the lowest id among equals.
+// Order of the chain (llama.cpp's default, after the mask of a constraint): logit bias and bans,
+// repetition/frequency/presence penalties, DRY, top-n-sigma, top-k, typical, top-p, min-p, XTC, temperature,
+// draw. Each filter sees the probabilities of what the one before has left. With mirostat on, temperature comes
+// first and mirostat replaces the filters from top-n-sigma to XTC. Temperature 0 takes the highest logit after
+// DRY, the lowest id among equals.
 //
 // Log-probabilities are the model's own: natural logarithms of softmax(logits) before anything in this chain.
 #pragma once
@@ -44,24 +45,27 @@ class Sampler {
   Sampler(const SamplingParams& params, std::span<const int32_t> eos, int fork = 0);
 
   // The token that follows `prompt` and `generated`; `generated` only grows from call to call.
-  // Overwrites `logits` [vocab]. The draw depends on seed, fork and position only: not on a request's
-  // neighbours. Throws Error when the logits hold NaN or +infinity, or when nothing is left to choose from.
+  // `mask` as mask_source.h has it; empty: any token may come. Where it leaves only tokens that ignore_eos and
+  // min_tokens ban, one of those comes all the same. Overwrites `logits` [vocab]. The draw depends on seed,
+  // fork and position only: not on a request's neighbours. Throws Error when the logits hold NaN or +infinity,
+  // or when nothing is left to choose from.
   Sampled sample(std::span<float> logits, std::span<const int32_t> prompt, std::span<const int32_t> generated,
-                 SamplerScratch& scratch);
+                 SamplerScratch& scratch, std::span<const uint32_t> mask = {});
 
   // What sample() would draw from: (id, probability), the most probable first. For tests.
   std::vector<std::pair<int32_t, double>> distribution(std::span<float> logits, std::span<const int32_t> prompt,
                                                        std::span<const int32_t> generated,
-                                                       SamplerScratch& scratch);
+                                                       SamplerScratch& scratch,
+                                                       std::span<const uint32_t> mask = {});
 
   uint64_t seed() const { return seed_; }
 
  private:
   class Edit;  // changes logits, remembering the model's own
 
-  // Bias, bans and penalties. Returns the scan of what results.
+  // Mask, bias, bans and penalties. Returns the scan of what results.
   Scan adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
-              std::span<const int32_t> generated, SamplerScratch& scratch);
+              std::span<const int32_t> generated, std::span<const uint32_t> mask, SamplerScratch& scratch);
   void filter(const Scan& scan, std::span<const float> logits, double xtc_draw, SamplerScratch& scratch);
   int32_t draw(const Scan& scan, std::span<const float> logits, double u, double xtc_draw,
                SamplerScratch& scratch);

@@ -43,16 +43,15 @@ Plan Scheduler::plan() {
   for (auto it = running_.begin(); it != running_.end(); ++it)
     if (!hold(it->second, plan.batch)) break;  // it was the last one and is no longer running
 
-  int budget = options_.max_batch_tokens, logits_budget = options_.max_logits_rows;
+  Budget left{options_.max_batch_tokens, options_.max_logits_rows};
   for (auto& [order, s] : running_) {
     s.granted = 0;
     if (s.pending() > 1) credit(s, attach_prefix(s));
+    if (decodes(s)) grant(s, 1, left);
   }
-  for (auto& [order, s] : running_)
-    if (decodes(s)) grant(s, budget, logits_budget);
-  for (auto& [order, s] : running_)
-    if (!decodes(s)) grant(s, budget, logits_budget);
-  while (budget > 0 && admit()) grant(running_.rbegin()->second, budget, logits_budget);
+  while (left.tokens > 0 && admit())
+    if (Sequence& s = running_.rbegin()->second; decodes(s)) grant(s, 1, left);
+  share_out(left);
 
   Batch& batch = plan.batch;
   for (auto& [order, s] : running_) {
@@ -77,6 +76,25 @@ Plan Scheduler::plan() {
     plan.chunks.push_back(chunk);
   }
   return plan;
+}
+
+// What decoding leaves of the budget is for prompts: half of it in their order, so that the first gets on, half
+// for those that lack the fewest tokens, so that a short one does not wait for a long one. A smaller priority
+// still goes before everything else.
+void Scheduler::share_out(Budget& left) {
+  std::vector<Sequence*> prompts;
+  for (auto& [order, s] : running_)
+    if (!decodes(s)) prompts.push_back(&s);
+  Budget first{(left.tokens + 1) / 2, left.logits_rows};
+  left.tokens -= first.tokens;
+  for (Sequence* s : prompts) grant(*s, first.tokens, first);
+  left.tokens += first.tokens;
+  left.logits_rows = first.logits_rows;
+  std::stable_sort(prompts.begin(), prompts.end(), [](const Sequence* a, const Sequence* b) {
+    const int lacks_a = a->pending() - a->granted, lacks_b = b->pending() - b->granted;
+    return std::pair(a->order.priority, lacks_a) < std::pair(b->order.priority, lacks_b);
+  });
+  for (Sequence* s : prompts) grant(*s, left.tokens, left);
 }
 
 // Makes every block that the sequence may write its own, at the cost of the last running ones. False when it
@@ -128,14 +146,17 @@ void Scheduler::preempt_last() {
   ++preemptions_;
 }
 
-void Scheduler::grant(Sequence& s, int& budget, int& logits_budget) {
-  s.granted = std::min(s.pending(), budget);
+// Up to `tokens` more rows of the step.
+void Scheduler::grant(Sequence& s, int tokens, Budget& left) {
+  int rows = std::min({s.pending() - s.granted, tokens, left.tokens});
   if (s.want == Want::Logits) {
-    const int repeated = s.furthest - s.computed;  // after a preemption; their logits have been delivered
-    s.granted = std::min(s.granted, repeated + logits_budget);
-    logits_budget -= std::max(0, s.granted - repeated);
+    // After a preemption some rows are computed again; their logits have been delivered.
+    const int repeated = std::max(0, s.furthest - s.computed - s.granted);
+    rows = std::min(rows, repeated + left.logits_rows);
+    left.logits_rows -= std::max(0, rows - repeated);
   }
-  budget -= s.granted;
+  s.granted += rows;
+  left.tokens -= rows;
 }
 
 void Scheduler::commit(const Plan& plan, std::span<const Next> next) {

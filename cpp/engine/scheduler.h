@@ -2,9 +2,10 @@
 // wants `computed` to reach `total`: a prompt chunk, a decoded token and a speculated run are the same thing.
 //
 // The rule: sequences are served in order (priority, then arrival). Those that lack one token come first in
-// the step's token budget, prompt chunks share what is left, then waiting ones are admitted. When blocks are
-// short, unused prefix blocks go first, then the last running sequence gives up its blocks and is computed
-// again later. So the first in order makes progress in every step. No model, no clock: a pure state machine.
+// the step's token budget; waiting ones are admitted; prompts share what is left, half of it in order, half by
+// length. When blocks are short, unused prefix blocks go first, then the last running sequence gives up its
+// blocks and is computed again later. So the first in order makes progress in every step, and short prompts do
+// not wait for long ones. No model, no clock: a pure state machine.
 #pragma once
 
 #include <compare>
@@ -119,7 +120,12 @@ class Scheduler {
   bool hold(Sequence& sequence, Batch& batch);
   bool admit();
   void preempt_last();
-  void grant(Sequence& sequence, int& budget, int& logits_budget);
+  struct Budget {
+    int tokens = 0;
+    int logits_rows = 0;
+  };
+  void grant(Sequence& sequence, int tokens, Budget& left);
+  void share_out(Budget& left);
   void drop(Sequence& sequence);
   void advance(const Chunk& chunk);
   void fork(const Sequence& parent, int index, int32_t token);

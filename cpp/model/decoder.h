@@ -1,8 +1,9 @@
-// What all decoders share around their forward: backend, embedding, head and KV cache.
+// What all decoders share around their forward: backends, embedding, head and KV caches.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/error.h"
 #include "model/layers.h"
@@ -13,12 +14,23 @@ namespace pyllm {
 
 class Decoder : public Model {
  public:
-  int64_t kv_block_bytes() const override { return backend_->kv_block_bytes(kv_shape()); }
-  int64_t mapped_bytes() const override { return backend_->mapped_bytes(); }
-  void allocate_kv(int blocks) override { kv_ = backend_->kv_cache(kv_shape(), blocks); }
+  std::vector<KvMemory> kv_memory() const override {
+    std::vector<KvMemory> memory;
+    for (int i = 0; i < placement_->backends(); ++i) {
+      const Backend& backend = placement_->backend(i);
+      if (placement_->layers_on(i) > 0)
+        memory.push_back({backend.kv_block_bytes(kv_shape(i)), backend.mapped_bytes(), backend.free_bytes()});
+    }
+    return memory;
+  }
+  void allocate_kv(int blocks) override {
+    for (int i = 0; i < placement_->backends(); ++i)
+      caches_.push_back(placement_->layers_on(i) > 0 ? placement_->backend(i).kv_cache(kv_shape(i), blocks)
+                                                     : nullptr);
+  }
 
  protected:
-  Decoder(std::unique_ptr<Backend> backend, const Loader& load) : backend_(std::move(backend)) {
+  explicit Decoder(const Loader& load) : placement_(load.placement()) {
     config_ = load.config();
     shape_ = load.decoder_shape();
     embedding_ = load.embedding(config_.vocab, config_.dim);
@@ -27,7 +39,7 @@ class Decoder : public Model {
   }
 
   static std::string block(int layer) { return "blk." + std::to_string(layer) + "."; }
-  Step begin(const Batch& batch) { return Step(*backend_, *kv_, batch); }
+  Step begin(const Batch& batch) { return Step(*placement_, caches_, batch); }
   // Logits and states of the rows that want them.
   Output output(Step& s, const Value& x) {
     Output out;
@@ -41,16 +53,18 @@ class Decoder : public Model {
     return out;
   }
 
-  std::unique_ptr<Backend> backend_;  // first: outlives everything that was made by it
+  std::shared_ptr<const Placement> placement_;  // first: outlives everything that was made by its backends
   DecoderShape shape_;
   std::unique_ptr<Weight> embedding_;
   Norm final_norm_{};
   Linear head_;
 
  private:
-  KvShape kv_shape() const { return {shape_.layers, shape_.attention.kv_heads, shape_.attention.head_dim}; }
+  KvShape kv_shape(int backend) const {
+    return {placement_->layers_on(backend), shape_.attention.kv_heads, shape_.attention.head_dim};
+  }
 
-  std::unique_ptr<KvCache> kv_;
+  std::vector<std::unique_ptr<KvCache>> caches_;  // [backend], none where no layers are
 };
 
 }  // namespace pyllm

@@ -16,7 +16,7 @@ struct Gemma3Layer {
 
 class Gemma3 : public Decoder {
  public:
-  Gemma3(std::unique_ptr<Backend> backend, const Loader& load) : Decoder(std::move(backend), load) {
+  explicit Gemma3(const Loader& load) : Decoder(load) {
     AttentionShape& a = shape_.attention;
     const float eps = shape_.norm_eps;
     // The 27B model (62 layers) scales by its width per head instead of the head's size; the format has no key
@@ -44,12 +44,12 @@ class Gemma3 : public Decoder {
   Output forward(const Batch& batch) override {
     Step s = begin(batch);
     Value x = s.embed(*embedding_, std::sqrt(static_cast<float>(shape_.dim)));
-    const Value global_table = s.rope_table(global_rope_), local_table = s.rope_table(local_rope_);
+    const RopeTable global_table = s.rope_table(global_rope_), local_table = s.rope_table(local_rope_);
     for (int i = 0; const Gemma3Layer& l : layers_) {
-      const Step::Scope scope(s);
+      const Step::Scope scope(s, i, x);
       const AttentionShape& a = l.is_global ? global_ : local_;
       const Rope& rope = l.is_global ? global_rope_ : local_rope_;
-      const Value& table = l.is_global ? global_table : local_table;
+      const RopeTable& table = l.is_global ? global_table : local_table;
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
       l.q_norm.in_place(q);
       l.k_norm.in_place(k);
@@ -93,8 +93,6 @@ class Gemma3 : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<Model> make_gemma3(std::unique_ptr<Backend> backend, const Loader& load) {
-  return std::make_unique<Gemma3>(std::move(backend), load);
-}
+std::unique_ptr<Model> make_gemma3(const Loader& load) { return std::make_unique<Gemma3>(load); }
 
 }  // namespace pyllm

@@ -2,13 +2,16 @@
 // them.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "backend/backend.h"
 #include "core/batch.h"
+#include "model/placement.h"
 
 namespace pyllm {
 
@@ -102,9 +105,23 @@ inline Pending gelu_gate(const Value& gate_up) {
 
 // Rotary position embedding: an angular frequency per pair of features, after all scaling.
 struct Rope {
-  std::unique_ptr<Vector> frequency;  // [rotated features / 2]
-  float magnitude = 1.0f;             // YaRN's attention factor
+  struct Frequency {
+    Backend* backend;
+    std::unique_ptr<Vector> values;  // [rotated features / 2]
+  };
+  std::vector<Frequency> frequency;  // one for each backend that has layers
+  float magnitude = 1.0f;            // YaRN's attention factor
   RopePairs pairs = RopePairs::Halves;
+};
+
+// Cosines and sines of a step's positions, on each of these backends.
+struct RopeTable {
+  std::vector<Value> on;
+
+  const Tensor& beside(const Value& x) const {
+    return std::find_if(on.begin(), on.end(), [&](const Value& table) { return table.backend == x.backend; })
+        ->tensor;
+  }
 };
 
 // [q | k | v] as three views.
@@ -116,46 +133,59 @@ inline std::array<Value, 3> split_qkv(const Value& qkv, const AttentionShape& a)
 // One forward pass over a batch.
 class Step {
  public:
-  Step(Backend& backend, KvCache& cache, const Batch& batch) : backend_(backend), cache_(cache), batch_(batch) {
-    backend.begin(batch);
-    backend.copy_blocks(cache);
+  // caches: [backend], of the layers there.
+  Step(const Placement& placement, std::span<const std::unique_ptr<KvCache>> caches, const Batch& batch)
+      : placement_(placement), caches_(caches), batch_(batch) {
+    for (int i = 0; i < placement.backends(); ++i) {
+      placement.backend(i).begin(batch);
+      if (const auto& cache = caches[static_cast<size_t>(i)]) placement.backend(i).copy_blocks(*cache);
+    }
   }
 
   Value embed(const Weight& table, float scale = 1.0f) {
-    Value x{&backend_, backend_.scratch(rows(), table.cols)};
-    backend_.embed(table, scale, x.tensor);
+    Value x = scratch(placement_.embedding(), rows(), table.cols);
+    x.backend->embed(table, scale, x.tensor);
     return x;
   }
   // Cosines and sines of the batch's positions, shared by all layers.
-  Value rope_table(const Rope& rope) {
-    const int64_t size = (rope.pairs == RopePairs::Halves ? 2 : 4) * rope.frequency->size;
-    Value table{&backend_, backend_.scratch(rows(), size)};
-    backend_.rope_table(*rope.frequency, rope.magnitude, rope.pairs, table.tensor);
+  RopeTable rope_table(const Rope& rope) {
+    RopeTable table;
+    for (const auto& [backend, frequency] : rope.frequency) {
+      const int64_t size = (rope.pairs == RopePairs::Halves ? 2 : 4) * frequency->size;
+      table.on.push_back(scratch(*backend, rows(), size));
+      backend->rope_table(*frequency, rope.magnitude, rope.pairs, table.on.back().tensor);
+    }
     return table;
   }
-  void rotate(const Value& q, const Value& k, const Rope& rope, const Value& table, int head_dim) {
-    backend_.rope(q.tensor, k.tensor, head_dim, rope.pairs, table.tensor);
+  void rotate(const Value& q, const Value& k, const Rope& rope, const RopeTable& table, int head_dim) {
+    q.backend->rope(q.tensor, k.tensor, head_dim, rope.pairs, table.beside(q));
   }
   // Stores k and v in the cache, then attends to everything each token may see.
   Value attend(int layer, const Value& q, const Value& k, const Value& v, const AttentionShape& shape) {
-    backend_.store_kv(cache_, layer, k.tensor, v.tensor);
-    Value y{&backend_, backend_.scratch(rows(), q.tensor.cols)};
-    backend_.attend(cache_, layer, q.tensor, shape, y.tensor);
+    KvCache& cache = *caches_[static_cast<size_t>(placement_.backend_of(layer))];
+    const int index = placement_.index_of(layer);
+    q.backend->store_kv(cache, index, k.tensor, v.tensor);
+    Value y = scratch(*q.backend, rows(), q.tensor.cols);
+    q.backend->attend(cache, index, q.tensor, shape, y.tensor);
     return y;
   }
-  // A copy of some rows.
+  // A copy of some rows, where the head is.
   Value rows_of(const Value& x, const std::vector<int32_t>& rows) {
-    Value y{&backend_, backend_.scratch(static_cast<int64_t>(rows.size()), x.tensor.cols)};
-    backend_.gather_rows(x.tensor, rows, y.tensor);
-    return y;
+    Value y = scratch(*x.backend, static_cast<int64_t>(rows.size()), x.tensor.cols);
+    x.backend->gather_rows(x.tensor, rows, y.tensor);
+    return moved(y, placement_.head());
   }
-  Tensor download(const Value& x) { return backend_.download(x.tensor); }
+  Tensor download(const Value& x) { return x.backend->download(x.tensor); }
   const Batch& batch() const { return batch_; }
 
-  // Scratch taken during its life is free again afterwards.
+  // One layer's part of the step: x comes to the layer's backend, and the scratch taken there during its life
+  // is free again afterwards.
   class Scope {
    public:
-    explicit Scope(Step& step) : backend_(step.backend_), mark_(step.backend_.mark()) {}
+    Scope(Step& step, int layer, Value& x) : backend_(step.placement_.layer(layer)) {
+      x = step.moved(x, backend_);
+      mark_ = backend_.mark();
+    }
     ~Scope() { backend_.release(mark_); }
     Scope(const Scope&) = delete;
 
@@ -166,9 +196,18 @@ class Step {
 
  private:
   int64_t rows() const { return static_cast<int64_t>(batch_.tokens.size()); }
+  static Value scratch(Backend& backend, int64_t rows, int64_t cols) {
+    return {&backend, backend.scratch(rows, cols)};
+  }
+  static Value moved(const Value& x, Backend& to) {
+    if (x.backend == &to) return x;
+    Value y = scratch(to, x.tensor.rows, x.tensor.cols);
+    to.upload(x.backend->download(x.tensor), y.tensor);
+    return y;
+  }
 
-  Backend& backend_;
-  KvCache& cache_;
+  const Placement& placement_;
+  std::span<const std::unique_ptr<KvCache>> caches_;
   const Batch& batch_;
 };
 

@@ -14,8 +14,7 @@ struct LlamaLayer {
 
 class Llama : public Decoder {
  public:
-  Llama(std::unique_ptr<Backend> backend, const Loader& load, RopePairs pairs)
-      : Decoder(std::move(backend), load) {
+  Llama(const Loader& load, RopePairs pairs) : Decoder(load) {
     const AttentionShape& a = shape_.attention;
     rope_ = load.rope(shape_, pairs);
     for (int i = 0; i < shape_.layers; ++i)
@@ -30,9 +29,9 @@ class Llama : public Decoder {
     const AttentionShape& a = shape_.attention;
     Step s = begin(batch);
     Value x = s.embed(*embedding_);
-    const Value table = s.rope_table(rope_);
+    const RopeTable table = s.rope_table(rope_);
     for (int i = 0; const LlamaLayer& l : layers_) {
-      const Step::Scope scope(s);
+      const Step::Scope scope(s, i, x);
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
       s.rotate(q, k, rope_, table, a.head_dim);
       x += l.wo(s.attend(i++, q, k, v, a));
@@ -48,11 +47,11 @@ class Llama : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<Model> make_llama(std::unique_ptr<Backend> backend, const Loader& load) {
-  return std::make_unique<Llama>(std::move(backend), load, RopePairs::Adjacent);
+std::unique_ptr<Model> make_llama(const Loader& load) {
+  return std::make_unique<Llama>(load, RopePairs::Adjacent);
 }
-std::unique_ptr<Model> make_qwen2(std::unique_ptr<Backend> backend, const Loader& load) {
-  return std::make_unique<Llama>(std::move(backend), load, RopePairs::Halves);
+std::unique_ptr<Model> make_qwen2(const Loader& load) {
+  return std::make_unique<Llama>(load, RopePairs::Halves);
 }
 
 }  // namespace pyllm

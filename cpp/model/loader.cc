@@ -1,6 +1,7 @@
 #include "model/loader.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <numbers>
 
@@ -29,8 +30,17 @@ double yarn_ramp(int i, int dims, double base, double original_context, double b
 
 }  // namespace
 
-Loader::Loader(const gguf::File& file, Backend& backend)
-    : file_(file), backend_(backend), architecture_(file.string("general.architecture")) {}
+Loader::Loader(const gguf::File& file, std::shared_ptr<const Placement> placement)
+    : file_(file), placement_(std::move(placement)), architecture_(file.string("general.architecture")) {}
+
+// Where a tensor of that name belongs: "blk.3.attn_q.weight" to layer 3, what is of no layer to the head.
+Backend& Loader::home(std::string_view tensor) const {
+  constexpr std::string_view kBlock = "blk.";
+  if (!tensor.starts_with(kBlock)) return placement_->head();
+  int layer = 0;
+  std::from_chars(tensor.data() + kBlock.size(), tensor.data() + tensor.size(), layer);
+  return placement_->layer(layer);
+}
 
 int64_t Loader::positive(std::string_view name, int64_t limit) const {
   const int64_t value = file_.integer(key(name));
@@ -87,7 +97,15 @@ Rope Loader::rope_unscaled(const DecoderShape& shape, RopePairs pairs, double ba
   std::vector<float> frequency;
   for (int i = 0; i < shape.rope_dims; i += 2)
     frequency.push_back(static_cast<float>(1.0 / std::pow(base, static_cast<double>(i) / shape.rope_dims)));
-  return {backend_.vector(frequency), 1.0f, pairs};
+  return rope(frequency, 1.0f, pairs);
+}
+
+Rope Loader::rope(std::span<const float> frequency, float magnitude, RopePairs pairs) const {
+  Rope rope{{}, magnitude, pairs};
+  for (int i = 0; i < placement_->backends(); ++i)
+    if (placement_->layers_on(i) > 0)
+      rope.frequency.push_back({&placement_->backend(i), placement_->backend(i).vector(frequency)});
+  return rope;
 }
 
 Rope Loader::rope(const DecoderShape& shape, RopePairs pairs) const {
@@ -96,8 +114,8 @@ Rope Loader::rope(const DecoderShape& shape, RopePairs pairs) const {
   std::vector<double> frequency;
   for (int i = 0; i < n; i += 2) frequency.push_back(1.0 / std::pow(base, static_cast<double>(i) / n));
   if (const gguf::TensorInfo* factors = file_.find_tensor("rope_freqs.weight")) {  // Llama 3's long context
-    const std::unique_ptr<Vector> factor = vector(*factors, n / 2);
-    for (int i = 0; i < n / 2; ++i) frequency[static_cast<size_t>(i)] /= factor->data[i];
+    const std::vector<float> factor = values(*factors, n / 2);
+    for (size_t i = 0; i < factor.size(); ++i) frequency[i] /= factor[i];
   }
   double magnitude = 1.0;
   const std::string_view type = file_.maybe_string(key("rope.scaling.type")).value_or("linear");
@@ -121,8 +139,8 @@ Rope Loader::rope(const DecoderShape& shape, RopePairs pairs) const {
   } else if (type != "none") {
     fail(key("rope.scaling.type"), ": expected none, linear or yarn, the file has ", type);
   }
-  return {backend_.vector(std::vector<float>(frequency.begin(), frequency.end())),
-          static_cast<float>(magnitude), pairs};
+  const std::vector<float> rounded(frequency.begin(), frequency.end());
+  return rope(rounded, static_cast<float>(magnitude), pairs);
 }
 
 const gguf::TensorInfo& Loader::tensor(const std::string& name) const {
@@ -144,20 +162,24 @@ const gguf::TensorInfo& Loader::matrix(const std::string& name, int64_t rows, in
   return t;
 }
 
-std::unique_ptr<Vector> Loader::vector(const gguf::TensorInfo& t, int64_t size) const {
+std::vector<float> Loader::values(const gguf::TensorInfo& t, int64_t size) const {
   if (t.shape.size() != 1 || t.shape[0] != static_cast<uint64_t>(size))
     fail(t.name, ": expected shape [", size, "], the file has ", shape_text(t.shape));
   if (!quant::is_weight_type(t.type))
     fail(t.name, ": expected a float or quantized type, the file has ", type_info(t.type).name);
   std::vector<float> values(static_cast<size_t>(size));
   quant::dequantize_row(t.type, t.data.data(), size, values.data());
-  return backend_.vector(values);
+  return values;
+}
+
+std::unique_ptr<Vector> Loader::vector(const gguf::TensorInfo& t, int64_t size) const {
+  return home(t.name).vector(values(t, size));
 }
 
 Linear Loader::linear(const std::string& name, int64_t rows, int64_t cols) const {
   const gguf::TensorInfo& t = matrix(name + ".weight", rows, cols);
   Linear result;
-  result.parts.push_back({backend_.matrix({t.type, rows, cols, t.data, t.name}), nullptr});
+  result.parts.push_back({home(t.name).matrix({t.type, rows, cols, t.data, t.name}), nullptr});
   file_.forget(t);  // the backend keeps its own form, or reads the file again
   if (const gguf::TensorInfo* bias = file_.find_tensor(name + ".bias"))
     result.parts[0].bias = vector(*bias, rows);
@@ -184,7 +206,7 @@ Norm Loader::norm(const std::string& name, int64_t size, float eps) const {
 
 std::unique_ptr<Weight> Loader::embedding(int64_t vocab, int64_t dim) const {
   const gguf::TensorInfo& t = matrix("token_embd.weight", vocab, dim);
-  return backend_.embedding({t.type, vocab, dim, t.data});
+  return placement_->embedding().embedding({t.type, vocab, dim, t.data});
 }
 
 Linear Loader::output(int64_t vocab, int64_t dim) const {

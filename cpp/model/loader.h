@@ -4,13 +4,16 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "backend/backend.h"
 #include "gguf/reader.h"
 #include "model/layers.h"
 #include "model/model.h"
+#include "model/placement.h"
 
 namespace pyllm {
 
@@ -26,9 +29,10 @@ struct DecoderShape {
 
 class Loader {
  public:
-  Loader(const gguf::File& file, Backend& backend);
+  Loader(const gguf::File& file, std::shared_ptr<const Placement> placement);
 
   const gguf::File& file() const { return file_; }
+  const std::shared_ptr<const Placement>& placement() const { return placement_; }
   std::string key(std::string_view name) const { return architecture_ + "." + std::string(name); }
 
   ModelConfig config() const;
@@ -49,11 +53,14 @@ class Loader {
  private:
   const gguf::TensorInfo& tensor(const std::string& name) const;
   const gguf::TensorInfo& matrix(const std::string& name, int64_t rows, int64_t cols) const;
+  std::vector<float> values(const gguf::TensorInfo& tensor, int64_t size) const;
   std::unique_ptr<Vector> vector(const gguf::TensorInfo& tensor, int64_t size) const;
+  Rope rope(std::span<const float> frequency, float magnitude, RopePairs pairs) const;
+  Backend& home(std::string_view tensor) const;
   int64_t positive(std::string_view name, int64_t limit) const;
 
   const gguf::File& file_;
-  Backend& backend_;
+  std::shared_ptr<const Placement> placement_;
   std::string architecture_;
 };
 

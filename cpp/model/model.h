@@ -2,16 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "backend/backend.h"
 #include "core/batch.h"
-#include "core/kv_type.h"
 #include "core/tensor.h"
 #include "gguf/reader.h"
+#include "model/placement.h"
 
 namespace pyllm {
 
@@ -29,15 +29,22 @@ struct Output {
   Tensor states;  // [state_rows, dim], after the final norm
 };
 
+// Memory that holds keys and values: the host's, or a device's own.
+struct KvMemory {
+  int64_t block_bytes = 0;            // of a block of kBlockTokens tokens, all layers there
+  int64_t mapped_bytes = 0;           // of weights there that are read from files' mappings
+  std::optional<int64_t> free_bytes;  // of a device's own
+};
+
 // One thread at a time may call a Model (the engine's).
 class Model {
  public:
   virtual ~Model() = default;
   const ModelConfig& config() const { return config_; }
 
-  virtual int64_t kv_block_bytes() const = 0;         // of one block of kBlockTokens tokens, all layers
-  virtual int64_t mapped_bytes() const { return 0; }  // of weights that are read from files' mappings
+  virtual std::vector<KvMemory> kv_memory() const = 0;
   virtual void allocate_kv(int blocks) = 0;  // once, before the first forward; throws Error when it cannot
+  int64_t kv_block_bytes() const;            // of a block of kBlockTokens tokens, all layers
 
   // Computes every token of the batch, storing keys and values in the batch's blocks.
   virtual Output forward(const Batch& batch) = 0;
@@ -46,18 +53,12 @@ class Model {
   ModelConfig config_;
 };
 
-struct LoadOptions {
-  int threads = 0;                             // 0: as many as the process may use
-  std::string isa;                             // "": the best this machine has, or PYLLM_ISA
-  bool precise = false;                        // BackendOptions::precise
-  bool pack = true;                            // BackendOptions::pack
-  std::shared_ptr<cpu::PackedWeights> packed;  // BackendOptions::packed
-  KvType kv_type{};
-};
-
 // Throws Error: unknown architecture (lists the known ones), missing or misshapen tensor or key.
 // The file must outlive the model: embeddings are read from its mapping.
-std::unique_ptr<Model> load_model(const gguf::File& file, const LoadOptions& options);
+std::unique_ptr<Model> load_model(const gguf::File& file, std::shared_ptr<const Placement> placement);
+
+// Layers of the model in `file`, as its header has them. Throws Error as load_model does.
+int layer_count(const gguf::File& file);
 
 std::vector<std::string> known_architectures();
 

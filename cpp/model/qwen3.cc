@@ -12,7 +12,7 @@ struct Qwen3Layer {
 
 class Qwen3 : public Decoder {
  public:
-  Qwen3(std::unique_ptr<Backend> backend, const Loader& load) : Decoder(std::move(backend), load) {
+  explicit Qwen3(const Loader& load) : Decoder(load) {
     const AttentionShape& a = shape_.attention;
     const float eps = shape_.norm_eps;
     rope_ = load.rope(shape_, RopePairs::Halves);
@@ -30,9 +30,9 @@ class Qwen3 : public Decoder {
     const AttentionShape& a = shape_.attention;
     Step s = begin(batch);
     Value x = s.embed(*embedding_);
-    const Value table = s.rope_table(rope_);
+    const RopeTable table = s.rope_table(rope_);
     for (int i = 0; const Qwen3Layer& l : layers_) {
-      const Step::Scope scope(s);
+      const Step::Scope scope(s, i, x);
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
       l.q_norm.in_place(q);
       l.k_norm.in_place(k);
@@ -50,8 +50,6 @@ class Qwen3 : public Decoder {
 
 }  // namespace
 
-std::unique_ptr<Model> make_qwen3(std::unique_ptr<Backend> backend, const Loader& load) {
-  return std::make_unique<Qwen3>(std::move(backend), load);
-}
+std::unique_ptr<Model> make_qwen3(const Loader& load) { return std::make_unique<Qwen3>(load); }
 
 }  // namespace pyllm

@@ -1,9 +1,13 @@
 // Model, Engine and Event for Python. A step runs without the GIL from beginning to end.
+#include <algorithm>
+
 #include "backend/cpu/packed_weights.h"
+#include "backend/device.h"
 #include "core/error.h"
 #include "engine/engine.h"
 #include "engine/memory.h"
 #include "python/loaded_model.h"
+#include "python/mask_source.h"
 #include "python/module.h"
 
 namespace pyllm::python {
@@ -14,10 +18,32 @@ struct LoadedEngine {
   std::unique_ptr<Engine> engine;
 };
 
+// Devices by their number, the CPU as -1. layers: [layer]; none: all on the CPU.
+std::shared_ptr<const Placement> place(std::vector<int> layers, int embedding, int head, int layer_count,
+                                       const BackendOptions& options) {
+  if (layers.empty()) layers.assign(static_cast<size_t>(layer_count), -1);
+  std::vector<int> devices;  // [backend]
+  std::vector<std::unique_ptr<Backend>> backends;
+  const auto backend_on = [&](int device) {
+    const auto found = std::find(devices.begin(), devices.end(), device);
+    if (found != devices.end()) return static_cast<int>(found - devices.begin());
+    backends.push_back(device < 0 ? make_cpu_backend(options) : make_device_backend(device, options));
+    devices.push_back(device);
+    return static_cast<int>(devices.size()) - 1;
+  };
+  embedding = backend_on(embedding);
+  for (int& layer : layers) layer = backend_on(layer);
+  head = backend_on(head);
+  return std::make_shared<Placement>(std::move(backends), std::move(layers), embedding, head);
+}
+
 LoadedModel load(std::shared_ptr<gguf::File> file, int threads, const std::string& isa, bool precise, bool pack,
-                 std::shared_ptr<cpu::PackedWeights> packed, const std::string& kv_type) {
-  std::unique_ptr<Model> model =
-      load_model(*file, {threads, isa, precise, pack, std::move(packed), kv_type_named(kv_type)});
+                 std::shared_ptr<cpu::PackedWeights> packed, const std::string& kv_type,
+                 std::vector<int> layer_devices, int embedding_device, int head_device) {
+  const BackendOptions options{threads, isa.c_str(), precise, pack, std::move(packed), kv_type_named(kv_type)};
+  const auto placement =
+      place(std::move(layer_devices), embedding_device, head_device, layer_count(*file), options);
+  std::unique_ptr<Model> model = load_model(*file, placement);
   return LoadedModel(std::move(file), std::move(model));
 }
 
@@ -69,9 +95,11 @@ std::vector<int32_t> token_ids(const py::object& tokens) {
 
 void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
             int priority, const std::string& cache_salt, bool want_logits,
-            const std::optional<std::string>& pooling) {
-  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}};
+            const std::optional<std::string>& pooling, const py::list& constraint) {
+  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}, {}};
   if (pooling) request.pooling = pooling_named(*pooling);
+  for (const py::handle state : constraint)
+    request.constraint.push_back(std::make_unique<PythonStream>(py::reinterpret_borrow<py::object>(state)));
   py::gil_scoped_release release;
   self.engine->submit(std::move(request));
 }
@@ -134,11 +162,14 @@ void bind_model(py::module_& m) {
       .def(
           py::init(&load), py::arg("file"), py::arg("threads") = 0, py::arg("isa") = "",
           py::arg("precise") = false, py::arg("pack") = true, py::arg("packed") = py::none(),
-          py::arg("kv_type") = "f16", py::call_guard<py::gil_scoped_release>(),
+          py::arg("kv_type") = "f16", py::arg("layer_devices") = std::vector<int>{},
+          py::arg("embedding_device") = -1, py::arg("head_device") = -1,
+          py::call_guard<py::gil_scoped_release>(),
           "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
           "precise: activations of 15 bits instead of 8, for twice the arithmetic. pack: False leaves the "
           "weights in the file's layout. packed: where packed weights are taken from and kept. kv_type: 'f16', "
-          "'q8_0', 'q8_q4' or 'q4_0'.")
+          "'q8_0', 'q8_q4' or 'q4_0'. layer_devices: the GPU of each layer, -1 for the CPU; empty: all on the "
+          "CPU.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })
       .def_property_readonly(
@@ -173,14 +204,17 @@ void bind_event(py::module_& m) {
 }
 
 LoadedEngine make_engine(LoadedModel& model, int64_t kv_bytes, int64_t context, int max_batch_tokens,
-                         int max_sequences, bool prefix_cache, const std::optional<std::vector<int32_t>>& eos) {
-  EngineOptions options{kv_bytes, context, max_batch_tokens, max_sequences, prefix_cache, {}};
+                         int max_sequences, bool prefix_cache, const std::optional<std::vector<int32_t>>& eos,
+                         int64_t scratch_bytes, const py::object& masks) {
+  EngineOptions options{kv_bytes, context, max_batch_tokens, max_sequences, prefix_cache, {}, scratch_bytes};
   if (eos)
     options.eos = *eos;
   else if (model.file)
     options.eos = end_tokens(*model.file, model.config.vocab);
+  std::shared_ptr<MaskSource> source;
+  if (!masks.is_none()) source = std::make_shared<PythonMaskSource>(masks);
   py::gil_scoped_release release;
-  return {model.file, std::make_unique<Engine>(std::move(model.model), options)};
+  return {model.file, std::make_unique<Engine>(std::move(model.model), options, std::move(source))};
 }
 
 }  // namespace
@@ -192,11 +226,15 @@ void bind_engine(py::module_& m) {
   py::class_<LoadedEngine>(m, "Engine", "Continuous batching over one model. Safe to use from any thread.")
       .def(py::init(&make_engine), py::arg("model"), py::arg("kv_bytes") = 0, py::arg("context") = 0,
            py::arg("max_batch_tokens") = 512, py::arg("max_sequences") = 0, py::arg("prefix_cache") = true,
-           py::arg("eos") = py::none(),
-           "Take over `model`. Zeros mean: decide. eos: ids that end a text; None: those the file names.")
+           py::arg("eos") = py::none(), py::arg("scratch_bytes") = 0, py::arg("masks") = py::none(),
+           "Take over `model`. Zeros mean: decide. eos: ids that end a text; None: those the file names. "
+           "scratch_bytes: of each GPU's memory, left for what a step computes. "
+           "masks: an object with fill(states, tokens, address, row_bytes), see _core.pyi.")
       .def("submit", &submit, py::arg("id"), py::arg("tokens"), py::arg("params"), py::arg("priority") = 0,
            py::arg("cache_salt") = "", py::arg("want_logits") = false, py::arg("pooling") = py::none(),
-           "Queue a request under an id that is not in use. Raises PyllmError when it can never run.")
+           py::arg("constraint") = py::list(),
+           "Queue a request under an id that is not in use. Raises PyllmError when it can never run. "
+           "constraint: a state for `masks` for each of n streams, or none.")
       .def(
           "cancel", [](LoadedEngine& self, uint64_t id) { self.engine->cancel(id); }, py::arg("id"), Guard(),
           "End the request at the next step; an unknown id is ignored.")
@@ -211,6 +249,7 @@ void bind_engine(py::module_& m) {
           "context", [](const LoadedEngine& self) { return self.engine->context(); },
           "Tokens of a sequence at most.")
       .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); });
+  m.def("layer_count", &layer_count, py::arg("file"), "Layers of a model that can be loaded, by its header.");
   m.def("known_architectures", &known_architectures, "Names of `general.architecture` that can be loaded.");
   m.def("available_memory", &available_memory, py::arg("root") = "", Guard(),
         "Bytes that can be allocated, control groups considered; 0 when the system does not tell.");

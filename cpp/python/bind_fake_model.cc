@@ -21,7 +21,7 @@ class FakeModel : public Model {
     logits_ = Floats();
   }
 
-  int64_t kv_block_bytes() const override { return block_bytes_; }
+  std::vector<KvMemory> kv_memory() const override { return {{block_bytes_, 0, std::nullopt}}; }
   void allocate_kv(int) override {}
 
   Output forward(const Batch& batch) override {

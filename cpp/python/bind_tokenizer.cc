@@ -11,7 +11,7 @@ namespace {
 using text::PieceTokenizer;
 using text::SpecialTokens;
 
-// Views into the list's bytes objects: valid while the list holds them.
+// Views into the list's bytes objects: valid while the list holds them, and without the GIL.
 std::vector<std::string_view> views(const py::list& strings, const char* what) {
   std::vector<std::string_view> out;
   out.reserve(strings.size());
@@ -36,19 +36,22 @@ text::Fallback fallback(const std::vector<int64_t>& byte_tokens, int64_t unknown
 std::unique_ptr<PieceTokenizer> from_scores(const py::list& tokens, const std::vector<float>& scores,
                                             std::string_view usable, const std::vector<int64_t>& byte_tokens,
                                             int64_t unknown) {
+  const auto pieces = views(tokens, "tokens");
+  const auto bytes = fallback(byte_tokens, unknown);
+  py::gil_scoped_release release;
   return std::make_unique<PieceTokenizer>(
-      views(tokens, "tokens"), std::span{scores.data(), scores.size()},
-      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()},
-      fallback(byte_tokens, unknown));
+      pieces, std::span{scores.data(), scores.size()},
+      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()}, bytes);
 }
 
 std::unique_ptr<PieceTokenizer> from_merges(const py::list& tokens, const py::list& merges,
                                             std::string_view usable, const std::vector<int64_t>& byte_tokens,
                                             int64_t unknown) {
+  const auto pieces = views(tokens, "tokens"), pairs = views(merges, "merges");
+  const auto bytes = fallback(byte_tokens, unknown);
+  py::gil_scoped_release release;
   return std::make_unique<PieceTokenizer>(
-      views(tokens, "tokens"), views(merges, "merges"),
-      std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()},
-      fallback(byte_tokens, unknown));
+      pieces, pairs, std::span{reinterpret_cast<const uint8_t*>(usable.data()), usable.size()}, bytes);
 }
 
 std::vector<uint32_t> encode(const PieceTokenizer& self, std::string_view text) {

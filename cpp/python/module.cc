@@ -25,5 +25,7 @@ PYBIND11_MODULE(_core, m) {
   pyllm::python::bind_sampler(m);
   pyllm::python::bind_packed(m);
   pyllm::python::bind_engine(m);
+  pyllm::python::bind_device(m);
   pyllm::python::bind_fake_model(m);
+  pyllm::python::bind_fake_device(m);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,26 +36,36 @@ class Bench:
     threads: int
     repeat: int
     with_start: bool = True
+    where: Mapping[str, Any] = field(default_factory=dict)  # LLM's device and gpu_layers
     ceilings: dict[str, float] = field(default_factory=dict)
     starts: list[Start] = field(default_factory=list)
     rates: dict[Test, list[float]] = field(default_factory=dict)
     run_peak_bytes: int = 0
     work: Work | None = None
+    placed: str = "cpu"
 
     def run(self, tell: Tell) -> None:
         """Measures everything, into the fields above; interrupted, they hold what there is."""
+        self._plan()
         tell("ceilings")
         self._measure_ceilings()
         tell("first start")  # fills the page cache and keeps the packed weights
-        measure_start(self.path, self.threads)
+        measure_start(self.path, self.threads, self.where)
         for repeat in range(self.repeat if self.with_start else 0):
             tell(f"start, {repeat + 1} of {self.repeat}")
-            self.starts.append(measure_start(self.path, self.threads))
+            self.starts.append(measure_start(self.path, self.threads, self.where))
         if self.tests:
             tell("loading")
             self._measure_speed(tell)
         tell("ceilings")
         self._measure_ceilings()
+
+    def _plan(self) -> None:
+        """PyllmError at once when the device is not there, or the layers do not fit."""
+        from pyllm.plan import Demand, plan_model
+
+        demand = Demand(self.where.get("gpu_layers"))
+        self.placed = plan_model(_core.GgufFile(self.path), self.where.get("device", "auto"), demand).describe()
 
     def _measure_speed(self, tell: Tell) -> None:
         with self._open() as llm:
@@ -75,7 +85,12 @@ class Bench:
                 self.run_peak_bytes = peak_resident_bytes()
 
     def _measure_ceilings(self) -> None:
-        """Before and after everything else, and the better counts: a neighbour may slow down one of them."""
+        """Before and after everything else, and the better counts: a neighbour may slow down one of them.
+
+        The CPU's are no measure of what runs on a GPU: there are none then.
+        """
+        if self.placed != "cpu":
+            return
         for name, value in _core.measure_ceilings(self.threads).items():
             self.ceilings[name] = max(value, self.ceilings.get(name, 0.0))
         reset_peak()  # its buffers are not the model's
@@ -88,7 +103,9 @@ class Bench:
             threads=self.threads,
             context=max(test.length for test in self.tests),
             max_sequences=max(test.batch for test in self.tests),
+            **self.where,
         )
+        self.placed = llm.device
         llm.settle()
         return llm
 
@@ -99,7 +116,7 @@ class Bench:
             "model": self.name,
             "threads": self.threads,
             "isa": _core.active_isa(),
-            "device": describe(about),
+            "device": describe(about) if self.placed == "cpu" else self.placed,
             "machine": about,
             "repeat": self.repeat,
             "ceilings": {key: round(value, 3) for key, value in self.ceilings.items()},
@@ -126,7 +143,9 @@ class Bench:
             "batch": test.batch,
             "context": test.context,
             "tokens_per_second": spread(rates),
-            "of_ceiling": need.shares(test.batch * test.tokens / median, self.ceilings),
+            "of_ceiling": need.shares(test.batch * test.tokens / median, self.ceilings)
+            if self.ceilings
+            else {},
         }
 
     def _memory(self) -> dict[str, int]:

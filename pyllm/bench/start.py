@@ -11,9 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from pyllm.errors import PyllmError
 
@@ -28,9 +30,13 @@ class Start:
     peak_bytes: int
 
 
-def measure_start(path: Path, threads: int = 0) -> Start:
-    """One start of pyllm. PyllmError when it fails, with what the process said."""
-    return watch([sys.executable, "-m", "pyllm.bench.start", str(path), "--threads", str(threads)])
+def measure_start(path: Path, threads: int = 0, where: Mapping[str, Any] = MappingProxyType({})) -> Start:
+    """One start of pyllm. PyllmError when it fails, with what the process said.
+
+    where: LLM's device and gpu_layers.
+    """
+    command = [sys.executable, "-m", "pyllm.bench.start", str(path), "--threads", str(threads)]
+    return watch([*command, "--where", json.dumps(dict(where))])
 
 
 def watch(command: Sequence[str]) -> Start:
@@ -60,13 +66,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--where", type=json.loads, default={})
     args = parser.parse_args()
 
     from pyllm.bench.memory import peak_resident_bytes
     from pyllm.llm import LLM
     from pyllm.sampling import SamplingParams
 
-    with LLM(args.model, threads=args.threads) as llm:
+    with LLM(args.model, threads=args.threads, **args.where) as llm:
         print("ready", flush=True)
         llm.generate("Hi", SamplingParams(max_tokens=1, temperature=0.0))
         print("token", flush=True)

@@ -8,6 +8,7 @@ import sys
 import click
 
 from pyllm import __version__
+from pyllm.cli.batch import batch
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
 from pyllm.cli.convert import convert
@@ -17,6 +18,7 @@ from pyllm.cli.generate import generate
 from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
+from pyllm.cli.plan import plan
 from pyllm.cli.pull import pull
 from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
@@ -90,10 +92,12 @@ def app() -> None:
 for command in (
     generate,
     chat,
+    batch,
     serve,
     pull,
     list_models,
     show,
+    plan,
     rm,
     tokenize,
     embed,

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyllm.cli.options import COUNT, find_model, json_flag, optional_model
+from pyllm.cli.options import COUNT, device_options, find_model, json_flag, optional_model
 from pyllm.cli.output import UsageError, note, show_json, table
 from pyllm.errors import PyllmError
 
@@ -30,6 +30,7 @@ PARTS = ("start", "prompt", "decode")
 @click.option(
     "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Counted runs of a test."
 )
+@device_options
 @json_flag
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw the rates: .png, .svg or .pdf.")
 def bench(
@@ -42,6 +43,8 @@ def bench(
     depth: str,
     threads: int,
     repeat: int,
+    device: str,
+    gpu_layers: int | None,
     as_json: bool,
     plot: Path | None,
 ) -> None:
@@ -50,7 +53,7 @@ def bench(
     A batched decode's rate counts all sequences together. Tokens are random; a run that is not counted comes
     before each test. Ctrl-C ends it and shows what was measured. READ and INT8: parts of the ceilings, measured
     before and after, for reading weights (by their size in the file), keys and values, and for the products of
-    weights and activations; what fits into the processor's cache may pass 100 %.
+    weights and activations; what fits into the processor's cache may pass 100 %. On a GPU there are none yet.
 
     --shape: NAME is one of smollm2-135m, llama-1b, llama-3b, llama-8b, mistral-7b, qwen2.5-0.5b, qwen2.5-7b,
     qwen3-0.6b, qwen3-4b, qwen3-8b, gemma3-270m, gemma3-1b; TYPE a mix such as q4_k_m or a type such as q8_0.
@@ -81,7 +84,8 @@ def bench(
     from pyllm import _core
     from pyllm.bench.report import Bench
 
-    run = Bench(name, path, tests, threads or _core.cpu_threads(), repeat, "start" in parts)
+    where = {"device": device, "gpu_layers": gpu_layers}
+    run = Bench(name, path, tests, threads or _core.cpu_threads(), repeat, "start" in parts, where)
     interrupted = _run(run)
     report = run.report()
     if interrupted:
@@ -171,7 +175,7 @@ def _print(report: dict[str, Any]) -> None:
         for result in report["results"]:
             rate, share = result["tokens_per_second"], result["of_ceiling"]
             numbers = [f"{rate[key]:.1f}" for key in ("median", "min", "max")]
-            shares = [f"{share[key]:.0%}" for key in ("read", "int8")]
+            shares = [f"{share[key]:.0%}" if share else "" for key in ("read", "int8")]
             rows.append(
                 [result["test"], result["tokens"], result["batch"], result["context"], *numbers, *shares]
             )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ def doctor(verify: bool, clear_packed: bool, as_json: bool) -> None:
 
     --json: {"versions", "cpu": {"name", "cores", "affinity", "quota", "threads"},
     "isa": {"built", "available", "used", "forced"}, "memory": {"available", "limit"},
-    "cuda": {"present", "used", "why", "devices"},
+    "cuda": {"present", "used" (whether --device auto takes one), "why" (not), "driver", "devices": [{"name",
+    "pci", "compute", "total_bytes", "free_bytes", "driver", "toolkit", "unusable"}]},
     "home": {"path", "writable", "free", "models", "total"},
     "packed": {"path", "limit", "total", "files": [{"name", "model", "bytes", "used", "problem"}]},
     "problems": [...]}; bytes, quota in cores, and used in seconds since 1970.
@@ -137,28 +137,45 @@ def _memory() -> dict[str, Any]:
 
 
 def _cuda() -> dict[str, Any]:
-    """What the driver reports. This version has no CUDA kernels, so nothing of it is used."""
+    """The GPUs there are, and why none is used: no library, no driver, no GPU, or what is wrong with each."""
+    from pyllm import _core
+
+    devices, why = _core.devices()
+    used = [device for device in devices if not device["unusable"]]
+    if devices and not used:
+        why = "; ".join(f"cuda:{number}: {device['unusable']}" for number, device in enumerate(devices))
+    driver = _driver()
+    if not devices:
+        why += f"; the NVIDIA driver is {'there' if driver else 'not installed'}"
+    return {"present": bool(devices), "used": bool(used), "why": why, "driver": driver, "devices": devices}
+
+
+def _driver() -> bool:
+    """Whether the NVIDIA driver's library is there; it tells a machine without GPUs from one set up half."""
     import ctypes
 
-    unused = "pyllm has no CUDA backend in this version"
-    missing = {"present": False, "used": False, "devices": []}
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return {**missing, "why": f"no NVIDIA driver found; {unused}"}
-    count = ctypes.c_int()
-    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if status or not count.value:
-        reason = f"error {status}" if status else "no device"
-        return {**missing, "why": f"the NVIDIA driver reports {reason}; {unused}"}
-    devices = []
-    for index in range(count.value):
-        device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
-        if not driver.cuDeviceGet(ctypes.byref(device), index) and not driver.cuDeviceGetName(
-            name, 256, device
-        ):
-            devices.append(name.value.decode("utf-8", "replace"))
-    return {"present": True, "used": False, "devices": devices, "why": unused}
+        return False
+    return True
+
+
+def _cuda_rows(cuda: dict[str, Any]) -> list[tuple[str, object]]:
+    from pyllm.progress import megabytes
+
+    if not cuda["devices"]:
+        return [("gpu", f"none is used: {cuda['why']}")]
+    rows: list[tuple[str, object]] = []
+    for number, device in enumerate(cuda["devices"]):
+        compute, driver = (".".join(map(str, device[key])) for key in ("compute", "driver"))
+        memory = f"{megabytes(device['free_bytes'])} of {megabytes(device['total_bytes'])} free"
+        state = f"not usable: {device['unusable']}" if device["unusable"] else "usable"
+        text = (
+            f"cuda:{number}: {device['name']}, compute {compute}, {memory}, driver for CUDA {driver}; {state}"
+        )
+        rows.append(("" if number else "gpu", text))
+    return rows
 
 
 def _home(problems: list[str]) -> dict[str, Any]:
@@ -231,7 +248,6 @@ def _print(about: dict[str, Any]) -> None:
     quota = f", {cpu['quota']:g} granted by the control group" if cpu["quota"] else ""
     limit = f" (limit of the control group: {megabytes(memory['limit'])})" if memory["limit"] else ""
     forced = " (forced by PYLLM_ISA)" if isa["forced"] else ""
-    devices = ", ".join(cuda["devices"])
     rows: list[tuple[str, object]] = [
         ("versions", ", ".join(f"{name} {version}" for name, version in about["versions"].items())),
         ("cpu", f"{cpu['name']}: {cpu['cores']} logical cores, {cpu['affinity']} allowed{quota}"),
@@ -239,7 +255,7 @@ def _print(about: dict[str, Any]) -> None:
         ("instruction sets", f"built {_join(isa['built'])}; usable here {_join(isa['available'])}"),
         ("", f"used: {isa['used']}{forced}"),
         ("memory", f"{megabytes(memory['available'])} available{limit}"),
-        ("cuda", f"{'present: ' + devices if cuda['present'] else 'not present'}: {cuda['why']}"),
+        *_cuda_rows(cuda),
         ("home", f"{home['path']}: {megabytes(home['total'])} used, {megabytes(home['free'])} free"),
     ]
     rows += [("", f"{name}: {megabytes(size)}") for name, size in home["models"].items()]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pyllm.cli.options import (
+    constraint,
+    constraint_options,
     engine_options,
     find_model,
     json_flag,
@@ -16,7 +18,8 @@ from pyllm.cli.options import (
     sampling_options,
     sampling_params,
 )
-from pyllm.cli.output import Answer, UsageError, note, read_text, show_json
+from pyllm.cli.output import UsageError, note, read_text, show_json
+from pyllm.terminal import Answer
 
 if TYPE_CHECKING:
     from pyllm.completion import Completion
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--chat", is_flag=True, help="Put the text into the model's chat template.")
 @click.option("--system", help="A system message; implies --chat.")
 @sampling_options
+@constraint_options
 @engine_options
 @json_flag
 def generate(
@@ -35,12 +39,17 @@ def generate(
     prompt: str | None,
     chat: bool,
     system: str | None,
+    json_schema: str | None,
+    regex: str | None,
+    grammar: str | None,
     context: int,
     threads: int,
     kv_memory: str,
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -56,11 +65,12 @@ def generate(
     \b
     Example: pyllm generate -p "Once upon a time" --max-tokens 64
              pyllm generate smollm2-135m --chat < question.txt
+             pyllm generate -p "Ada is 36. As JSON: " --json-schema person.json
     """
     text = _prompt(model, prompt)
     path = find_model(model)
-    params = sampling_params(model, sampling)
-    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise) as llm:
+    params = sampling_params(model, sampling | {"constraint": constraint(json_schema, regex, grammar)})
+    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
         if chat or system is not None:
             messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
             stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)

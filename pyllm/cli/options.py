@@ -13,6 +13,7 @@ from pyllm.cli.output import UsageError
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
+    from pyllm.constraint import Constraint
     from pyllm.llm import LLM
     from pyllm.models import Manifest
     from pyllm.pull import Ask
@@ -32,6 +33,11 @@ kv_type_option = click.option(
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
+DEVICE = [
+    click.option("--device", default="auto", help="auto, cpu, cuda or cuda:N; auto: a GPU where there is one."),
+    click.option("--gpu-layers", type=COUNT, help="How many layers go to the GPU; absent: as many as fit."),
+]
+
 ENGINE = [
     click.option(
         "--context", type=COUNT, default=0, help="Longest context in tokens; absent: the model's own."
@@ -42,6 +48,7 @@ ENGINE = [
     click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits."),
     kv_type_option,
     click.option("--no-pack", is_flag=True, help="Keep weights in the file's layout: less memory, slower."),
+    *DEVICE,
     click.option("--precise", is_flag=True, help="Activations in 15 bits, not 8: nearer to float32, slower."),
 ]
 
@@ -62,12 +69,63 @@ SAMPLING = [
     click.option("--ignore-eos", is_flag=True, default=None, help="Never end by itself."),
 ]
 
+CONSTRAINT = [
+    click.option("--json-schema", help="The answer is JSON valid by this schema: a file, or the text itself."),
+    click.option("--regex", help="The answer matches this regular expression as a whole."),
+    click.option("--grammar", help="The answer is of the grammar (GBNF or Lark) in this file."),
+]
+
+
+def device_options(command: F) -> F:
+    """Adds DEVICE."""
+    for option in reversed(DEVICE):
+        command = option(command)
+    return command
+
 
 def engine_options(command: F) -> F:
     """Adds ENGINE."""
     for option in reversed(ENGINE):
         command = option(command)
     return command
+
+
+def constraint_options(command: F) -> F:
+    """Adds CONSTRAINT."""
+    for option in reversed(CONSTRAINT):
+        command = option(command)
+    return command
+
+
+def constraint(json_schema: str | None, regex: str | None, grammar: str | None) -> Constraint | None:
+    """The values of CONSTRAINT. UsageError for more than one, and for what is none."""
+    given = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageError(f"{' and '.join(names)}: expected only one of them")
+    if json_schema is not None and not json_schema.lstrip().startswith("{"):
+        json_schema = _file("--json-schema", json_schema)
+    if grammar is not None:
+        grammar = _file("--grammar", grammar)
+    from pyllm.constraint import Constraint
+
+    try:
+        if json_schema is not None:
+            return Constraint.json(json_schema)
+        if regex is not None:
+            return Constraint.regex(regex)
+        return Constraint.grammar(grammar) if grammar is not None else None
+    except PyllmError as error:
+        raise UsageError(f"{names[0]}: {str(error).removeprefix('constraint: ')}") from error
+
+
+def _file(option: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, ValueError) as error:
+        raise UsageError(f"{option} {path}: expected a text file") from error
 
 
 def sampling_options(command: F) -> F:
@@ -85,6 +143,8 @@ def open_model(
     kv_type: str,
     no_pack: bool,
     precise: bool,
+    device: str,
+    gpu_layers: int | None,
     **more: Any,
 ) -> LLM:
     """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
@@ -92,6 +152,7 @@ def open_model(
     from pyllm.llm import LLM
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_bytes": kv_bytes, "precise": precise}
+    options |= {"device": device, "gpu_layers": gpu_layers}
     return LLM(path, kv_type=kv_type, pack=not no_pack, **options, **more)
 
 

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from pyllm.cli.options import asker, engine_options, open_model
+from pyllm.cli.options import engine_options
 from pyllm.cli.serve_config import read_config, serve_options
+from pyllm.cli.serve_models import ModelNames, sources
 from pyllm.embedding import POOLINGS
-
-if TYPE_CHECKING:
-    from pyllm.llm import LLM
 
 SECONDS = click.FloatRange(min=0.1, max=86400)
 
@@ -24,10 +21,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 
 
 @click.command(context_settings={"auto_envvar_prefix": "PYLLM"})
-@click.argument("model", required=False, envvar="PYLLM_MODEL")
+@click.argument("model", nargs=-1, type=ModelNames(), envvar="PYLLM_MODEL")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free one.")
-@click.option("--alias", help="The model's name in requests; absent: its own.")
+@click.option("--alias", multiple=True, help="The model's name in requests, once for each; absent: its own.")
+@click.option("--keep-alive", default="", help="Unload a model unused for so long; 0: never.  [several: 10m]")
 @click.option(
     "--api-key-file", type=click.Path(path_type=Path), help="Keys that clients must send, one a line."
 )
@@ -48,6 +46,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--max-queue", type=click.IntRange(0), default=256, help="Answers that may wait.  [256]")
 @click.option("--max-tokens", type=click.IntRange(0), default=0, help="Of an answer; absent: the context.")
 @click.option("--max-body", default="16MiB", help="Of a request.  [16MiB]")
+@click.option("--max-storage", default="4GiB", help="Of files for batches; 0: no batches.  [4GiB]")
 @click.option("--receive-timeout", type=SECONDS, default=60.0, help="Seconds for a request to arrive.  [60]")
 @click.option("--drain-timeout", type=SECONDS, default=30.0, help="Seconds for answers at the end.  [30]")
 @click.option("--log-format", type=click.Choice(["human", "json", "none"]), default="human", help="[human]")
@@ -59,8 +58,11 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="TOML file of options.",
 )
 @engine_options
-def serve(model: str | None, **given: Any) -> None:
+def serve(model: tuple[str, ...], **given: Any) -> None:
     """Serve MODEL to OpenAI's clients: chat, completions, models; all requests run in one continuous batch.
+
+    Of several models each is loaded when a request names it, and unloaded when nobody has used it for
+    --keep-alive, or when another needs its memory: the one used longest ago first.
 
     It listens on this machine only, unless --host says otherwise; then it wants an API key.
 
@@ -70,30 +72,10 @@ def serve(model: str | None, **given: Any) -> None:
 
     \b
     Example: pyllm serve smollm2-135m --port 8000
+             pyllm serve smollm2-135m models/other.gguf --keep-alive 5m
              curl localhost:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hi"}]}'
     """
-    options = serve_options(given)
-    from pyllm.models import manifest_of, resolve
-    from pyllm.sampling import SamplingParams
+    options = serve_options(given, len(model))
     from pyllm.server.run import run
 
-    path = resolve(model, ask=asker())
-    manifest = manifest_of(model)
-    name = given["alias"] or (manifest.name if manifest else path.stem)
-
-    def load() -> tuple[str, LLM, Mapping[str, Any]]:
-        llm = open_model(
-            path,
-            given["context"],
-            given["threads"],
-            given["kv_memory"],
-            given["kv_type"],
-            given["no_pack"],
-            given["precise"],
-            max_sequences=given["max_sequences"],
-        )
-        _ = llm.template  # compiled now
-        llm.generate([[0]], SamplingParams(max_tokens=1))  # the first pass over the weights reads them in
-        return name, llm, manifest.defaults if manifest else {}
-
-    run(options, load)
+    run(options, sources(model, given))

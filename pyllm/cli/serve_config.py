@@ -39,15 +39,17 @@ def read_config(path: Path, command: click.Command) -> dict[str, Any]:
             hint = f"; did you mean {near[0].replace('_', '-')}?" if near else ""
             raise UsageError(f"--config {path}: unknown option {key!r}{hint}")
         parameter = known[name]
-        many = isinstance(parameter, click.Option) and parameter.multiple
+        many = parameter.nargs == -1 or (isinstance(parameter, click.Option) and parameter.multiple)
         if isinstance(value, dict | list) and not (many and isinstance(value, list)):
             raise UsageError(f"--config {path}: {key}: expected one value, found {type(value).__name__}")
         found[name] = [value] if many and not isinstance(value, list) else value
     return found
 
 
-def serve_options(given: Mapping[str, Any]) -> ServeOptions:
-    """Of the command's values. UsageError where they make no sense together."""
+def serve_options(given: Mapping[str, Any], models: int = 1) -> ServeOptions:
+    """Of the command's values, for so many models. UsageError where they make no sense together."""
+    from pyllm.amounts import parse_seconds
+    from pyllm.models import home
     from pyllm.server.options import ServeOptions, read_keys
 
     keys = tuple(given["api_key"])
@@ -56,11 +58,18 @@ def serve_options(given: Mapping[str, Any]) -> ServeOptions:
     same = ("host", "port", "allow_no_key", "tls_cert", "tls_key", "strict", "max_sequences", "max_queue")
     more = ("max_tokens", "receive_timeout", "drain_timeout", "log_format", "pooling")
     try:
+        keep_alive = parse_seconds(given["keep_alive"] or ("10m" if models > 1 else "0"))
+    except ValueError as error:
+        raise UsageError(f"--keep-alive {error}") from None
+    try:
         return ServeOptions(
             keys=keys,
+            keep_alive=keep_alive,
             allow_hosts=tuple(given["allow_host"]),
             cors_origins=tuple(given["cors_origin"]),
             max_body=parse_bytes(given["max_body"]),
+            batch_folder=None if given["max_storage"] == "0" else home() / "batches",
+            max_storage=0 if given["max_storage"] == "0" else parse_bytes(given["max_storage"]),
             **{name: given[name] for name in (*same, *more)},
         )
     except PyllmError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pyllm.parsers.forced import Written
 from pyllm.parsers.hermes import JsonBlocks
 
 
@@ -21,6 +22,7 @@ class Nemotron(JsonBlocks):
     markers = ("<TOOLCALL>",)
     ends: ClassVar = {"<TOOLCALL>": "</TOOLCALL>"}
     texts = ("</TOOLCALL>",)
+    written = Written('{"name": "NAME", "arguments": ', begin="<TOOLCALL>[", end="]</TOOLCALL>")
 
 
 class ToolCalls(JsonBlocks):
@@ -29,6 +31,7 @@ class ToolCalls(JsonBlocks):
     markers = ("<tool_calls>",)
     ends: ClassVar = {"<tool_calls>": "</tool_calls>"}
     texts = ("</tool_calls>",)
+    written = Written('{"name": "NAME", "arguments": ', begin="<tool_calls>[", end="]</tool_calls>")
     quotable = True
 
 
@@ -45,3 +48,4 @@ class Granite(JsonBlocks):
     markers = ("<|tool_call|>",)
     ends: ClassVar = {"<|tool_call|>": "<|/tool_call|>"}
     texts = ("<|/tool_call|>",)
+    written = Written('{"name": "NAME", "arguments": ', begin="<|tool_call|>[", end="]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 
+from pyllm.parsers.forced import Written
 from pyllm.parsers.generic import Bare
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Outcome
@@ -21,6 +22,7 @@ class Llama3(Bare):
     """The tag is a control token."""
 
     markers = (_TAG,)
+    written = Written('{"name": "NAME", "parameters": ', between="; ")
 
     def read(self, marker: str) -> Steps[None]:
         if marker != _TAG:

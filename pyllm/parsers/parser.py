@@ -6,6 +6,7 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from pyllm.parsers.delta import Delta
+from pyllm.parsers.forced import Written
 from pyllm.parsers.reasoning import Thinking
 from pyllm.parsers.stream import Markers, Steps, Stream
 from pyllm.parsers.tools import Tools
@@ -32,6 +33,7 @@ class Format:
     bare: tuple[str, ...] = ()
     quotable = False
     texts: tuple[str, ...] = ()
+    written: Written | None = None  # for forced calls; None: they are generic JSON
     new_id: Callable[[], str] = staticmethod(call_id)
 
     def __init__(self, stream: Stream, writer: Writer, tools: Tools) -> None:

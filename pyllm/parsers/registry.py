@@ -117,6 +117,10 @@ class Dialect:
             if name is not None and name not in known:
                 raise PyllmError(f"format of {what}: expected one of {', '.join(known)}, got {name!r}")
 
+    def finds(self, tools: object | None) -> bool:
+        """Whether there is anything to find in answers: reasoning, or calls of `tools`."""
+        return tools is not None or self.thinking is not None or self.format == "gpt-oss"
+
     def parser(
         self,
         *,

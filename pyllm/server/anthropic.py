@@ -42,13 +42,13 @@ class CountRequest(Struct, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    output_format: Any = None  # the older name of output_config.format
+    output_config: dict[str, Any] | None = None
     # Accepted, without effect on the answer.
     cache_control: Any = None
     context_management: Any = None
     # Known, and refused by name.
     mcp_servers: list[Any] | None = None
-    output_format: Any = None
-    output_config: dict[str, Any] | None = None
 
 
 class MessagesRequest(CountRequest, kw_only=True):
@@ -118,18 +118,15 @@ def error_message(error: ApiError) -> ErrorMessage:
 
 def chat_request(body: CountRequest, template_source: str) -> ChatRequest:
     """The same request in OpenAI's form. ApiError names what has no counterpart."""
-    for name in ("mcp_servers", "output_format", "container"):
+    for name in ("mcp_servers", "container"):
         if getattr(body, name, None):
             raise bad_request(f"{name}: this server cannot honour it", name, "unsupported_field")
-    if (body.output_config or {}).get("format") is not None:
-        raise bad_request("output_config.format: this server cannot honour it", "output_config")
-    choice = body.tool_choice
-    if choice and choice.type in ("any", "tool"):
+    format = body.output_format or (body.output_config or {}).get("format")
+    if format is not None and (not isinstance(format, dict) or format.get("type") != "json_schema"):
         raise bad_request(
-            f"tool_choice: this server cannot honour {choice.type}: expected auto or none", "tool_choice"
+            "output_config.format: expected an object with type json_schema and schema", "output_config"
         )
-    if choice and choice.disable_parallel_tool_use:
-        raise bad_request("tool_choice.disable_parallel_tool_use: this server cannot honour it", "tool_choice")
+    choice = body.tool_choice
     messages = _system(body.system)
     for i, message in enumerate(body.messages):
         messages += _messages(message, f"messages[{i}]")
@@ -137,7 +134,9 @@ def chat_request(body: CountRequest, template_source: str) -> ChatRequest:
         model=body.model,
         messages=messages,
         tools=_tools(body.tools or []) or None,
-        tool_choice="none" if choice and choice.type == "none" else None,
+        tool_choice=_tool_choice(choice),
+        parallel_tool_calls=not choice.disable_parallel_tool_use if choice else None,
+        response_format={**format, "strict": True} if format else None,
     )
     if body.thinking:
         for switch in ("enable_thinking", "thinking"):
@@ -149,6 +148,14 @@ def chat_request(body: CountRequest, template_source: str) -> ChatRequest:
         request.stop = body.stop_sequences
         request.temperature, request.top_k, request.top_p = body.temperature, body.top_k, body.top_p
     return request
+
+
+def _tool_choice(choice: ToolChoice | None) -> str | dict[str, Any] | None:
+    if choice is None or choice.type == "auto":
+        return None
+    if choice.type == "tool":
+        return {"type": "function", "function": {"name": choice.name}}
+    return "required" if choice.type == "any" else choice.type
 
 
 def _system(system: Blocks | None) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ from starlette.responses import Response
 
 from pyllm.parsers import CallStart, Content, Reasoning, merge
 from pyllm.server.conversation import begin
-from pyllm.server.exchange import exchange_of
+from pyllm.server.exchange import exchange_of, new_id
 from pyllm.server.fields import refuse_not_honoured
 from pyllm.server.logprobs import chat_logprobs
 from pyllm.server.protocol import (
@@ -50,18 +49,18 @@ class Chat:
         body, document = await service.read(request, ChatRequest)
         refuse_not_honoured(document)
         conversation = await begin(service, exchange, place, body)
-        writer = _Writer(conversation, bool(body.stream_options and body.stream_options.include_usage))
+        writer = ChatWriter(conversation, bool(body.stream_options and body.stream_options.include_usage))
         return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
 
 
-class _Writer:
+class ChatWriter:
     """Writes a conversation's answers in OpenAI's form."""
 
-    def __init__(self, conversation: Conversation, include_usage: bool) -> None:
+    def __init__(self, conversation: Conversation, include_usage: bool = False) -> None:
         self._conversation = conversation
         self._tokenizer = conversation.model.llm.tokenizer
         self._include_usage = include_usage
-        self._id = f"chatcmpl-{uuid.uuid4().hex}"
+        self._id = f"chatcmpl-{new_id()}"
         self._created = int(time.time())
 
     def whole(self, parts: list[Part]) -> ChatCompletion:

@@ -6,16 +6,25 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.errors import PyllmError
-from pyllm.parsers import Content, Parser
+from pyllm.parsers import CallStart, Content, Dialect, Parser
 from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import chat_params, template_arguments
 from pyllm.server.protocol import ChatRequest
 from pyllm.server.stream import EventStream, json_response, watching
+from pyllm.server.structure import (
+    ToolChoice,
+    answer_constraint,
+    asked_constraint,
+    field_of,
+    refused,
+    tool_choice,
+)
 from pyllm.server.tally import Tally
 
 if TYPE_CHECKING:
@@ -24,14 +33,15 @@ if TYPE_CHECKING:
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.options import ServeOptions
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
 
 _T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What a piece of an answer means. `end`: the finish reason, with the last part: "tool_calls" too."""
 
     answer: int
@@ -54,18 +64,28 @@ class Conversation:
         answers: Answers[Piece],
         exchange: Exchange,
         parsers: list[Parser | None],
+        many: bool = True,
     ) -> None:
+        """many: an answer may have several calls; otherwise what follows the first is left out."""
         self.model = model
         self.n = job.params.n
         self.tally = Tally(exchange, 1)
         self._answers = answers
         self._parsers = parsers
+        self._many = many
+        self._calls = [0] * self.n  # of each answer
 
     async def next(self) -> list[Part]:
         """At least one part; none when all answers have ended. ApiError and ClientLeftError end it early."""
-        pieces = await self._answers.next()
+        return self._parts(await self._answers.next())
+
+    async def rest(self) -> list[Part]:
+        """As next(), all that is still to come at once."""
+        return self._parts(await self._answers.rest())
+
+    def _parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
         if pieces:
-            self.tally.first_token()
+            self.tally.first_token(self._answers.first)
         return [self._part(piece) for _, piece in pieces]
 
     def _part(self, piece: Piece) -> Part:
@@ -80,9 +100,20 @@ class Conversation:
                 deltas += parser.finish()
                 if end == "stop" and parser.calls:
                     end = "tool_calls"
+            if not self._many:
+                deltas = self._first_call(piece.answer, deltas)
         if piece.completion is not None:
             self.tally.add(0, piece.completion)
         return Part(piece.answer, deltas, piece, end)
+
+    def _first_call(self, answer: int, deltas: list[Delta]) -> list[Delta]:
+        """What of `deltas` comes before the answer's second call."""
+        kept = []
+        for delta in deltas:
+            self._calls[answer] += isinstance(delta, CallStart)
+            if self._calls[answer] < 2:
+                kept.append(delta)
+        return kept
 
     @property
     def cached_tokens(self) -> int:
@@ -99,47 +130,73 @@ class Conversation:
         if frames is not None:
             exchange_of(request).streamed = True
             return EventStream(frames(), self._answers)
-        parts: list[Part] = []
         async with watching(request.receive, self._answers):
-            while more := await self.next():
-                parts += more
+            parts = await self.rest()
         return json_response(whole(parts))
 
 
 async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRequest) -> Conversation:
     """Puts a conversation to the model. `body`: the request, in OpenAI's form whatever it came in."""
-    model = service.model(body.model)
-    job, tools = await prepare(service, model, body)
-    place.grow(job.params.n)
+    model = await service.open(exchange, body.model)
+    ready = await prepare(service, model, body)
+    place.grow(ready.job.params.n)
+    return converse(service, exchange, model, body, ready)
+
+
+def converse(
+    service: Service, exchange: Exchange, model: ServedModel, body: ChatRequest, ready: Prepared
+) -> Conversation:
+    """Puts to the model what prepare() has made of the request."""
+    job, tools, dialect = ready.job, ready.choice.tools, ready.dialect
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
-    prompt = model.llm.tokenizer.decode(job.tokens[-_PROMPT_END:])
-    parsers = [model.parser(tools, prompt) for _ in range(job.params.n)]
+    parsers: list[Parser | None] = [None] * job.params.n
+    if dialect.finds(tools):
+        prompt = _end_of(model, job.tokens)
+        parsers = [dialect.parser(tools=tools, prompt=prompt) for _ in range(job.params.n)]
     answers = start(service, model, [job], body, exchange)
-    return Conversation(model, job, answers, exchange, parsers)
+    return Conversation(model, job, answers, exchange, parsers, ready.choice.many)
 
 
-async def prepare(
-    service: Service, model: ServedModel, body: ChatRequest
-) -> tuple[Job, list[dict[str, Any]] | None]:
-    """The prompt's tokens with their parameters, and the tools that the model may call."""
-    options, template = service.options, model.llm.template
+@dataclass(frozen=True)
+class Prepared:
+    """A request ready for the engine. choice: the tools that the model may or must call. dialect: in which."""
+
+    job: Job
+    choice: ToolChoice
+    dialect: Dialect
+
+
+async def prepare(service: Service, model: ServedModel, body: ChatRequest) -> Prepared:
+    """The prompt's tokens with their parameters, and what the answer may be."""
+    compiles = tool_choice(body).forced or asked_constraint(body) is not None
+    return await service.in_worker(lambda: prepared(service.options, model, body), compiles)
+
+
+def prepared(options: ServeOptions, model: ServedModel, body: ChatRequest) -> Prepared:
+    """As prepare(), at once, on any thread."""
+    template = model.llm.template
     if len(body.messages) > options.max_messages:
         raise bad_request(
             f"messages: expected at most {options.max_messages}, got {len(body.messages)}", "messages"
         )
     params = chat_params(body, model.defaults, options, template)
     arguments = template_arguments(body.chat_template_kwargs, body.reasoning_effort, template, options)
-    tools = body.tools if body.tools and body.tool_choice != "none" else None
+    choice, text = tool_choice(body), asked_constraint(body)
     if visible := model.visible_tokens:
         params = replace(params, visible_tokens=visible)
-
-    def encode() -> Job:
-        return model.llm.job(template.encode(body.messages, tools=tools, **arguments), params)
-
     try:
-        return await service.in_worker(encode), tools
+        tokens = template.encode(body.messages, tools=choice.tools, **arguments)
+        constraint, dialect = answer_constraint(model.llm, model.dialect, choice, text, _end_of(model, tokens))
+        constrained = replace(params, constraint=constraint) if constraint else params
+        return Prepared(model.llm.job(tokens, constrained, trusted=False), choice, dialect)
     except PyllmError as error:
+        if str(error).startswith("constraint: "):
+            raise refused(error, "tools" if choice.forced else field_of(body)) from None
         raise from_pyllm(error, frozenset(ChatRequest.__struct_fields__)) from None
+
+
+def _end_of(model: ServedModel, tokens: list[int]) -> str:
+    return model.llm.tokenizer.decode(tokens[-_PROMPT_END:])
 
 
 def start(

@@ -29,8 +29,9 @@ class Answers(Generic[_T]):
         self._pieces: list[tuple[int, _T]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self._patient = False  # waits for all of it
         self.started = time.perf_counter()
-        self.last = 0.0  # when the last piece came
+        self.first = self.last = 0.0  # when the first and the last piece came
         self.cached_tokens = 0  # of the first job's prompt, known when a piece has come
 
     async def next(self) -> list[tuple[int, _T]]:
@@ -49,6 +50,14 @@ class Answers(Generic[_T]):
             finally:
                 self._waiter = None
         pieces, self._pieces = self._pieces, []
+        return pieces
+
+    async def rest(self) -> list[tuple[int, _T]]:
+        """As next(), all that is still to come at once: nobody is woken up for a token."""
+        pieces: list[tuple[int, _T]] = []
+        self._patient = True
+        while more := await self.next():
+            pieces += more
         return pieces
 
     def fail(self, error: Exception) -> None:
@@ -78,7 +87,8 @@ class Answers(Generic[_T]):
 
     def push(self, job: int, piece: _T) -> None:
         self._pieces.append((job, piece))
-        self._wake()
+        if not self._patient:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -94,7 +104,6 @@ class AsyncEngine:
         """gap: told the seconds between the pieces of an answer."""
         self.llm = llm
         self.loop = loop
-        self.broken = ""  # why the engine has ended
         self._gap = gap
         self._running: dict[int, tuple[int, Request[Any], Answers[Any]]] = {}
 
@@ -115,6 +124,11 @@ class AsyncEngine:
             answers.close()
             raise
         return answers
+
+    @property
+    def broken(self) -> str:
+        """Why the engine has ended; "" while it runs."""
+        return self.llm.ended
 
     @property
     def running(self) -> int:
@@ -140,8 +154,7 @@ class AsyncEngine:
 
     def _deliver(self, mail: Mail) -> None:
         if isinstance(mail, EngineEndedError):
-            self.broken = self.broken or str(mail)
-            self.fail_all(not_ready(self.broken))
+            self.fail_all(not_ready(str(mail)))
             return
         now, events = mail
         for event in events:
@@ -151,13 +164,15 @@ class AsyncEngine:
             try:
                 piece = request.take(event, now)
             except PyllmError as error:
-                answers.fail(ApiError(500, str(error), code="generation_failed"))
+                # A grammar may show only while it is followed that it cannot be.
+                status = 400 if str(error).startswith("constraint: ") else 500
+                answers.fail(ApiError(status, str(error), code="generation_failed"))
                 continue
             if piece is not None:
                 if 0 < answers.last < now and isinstance(piece, Piece):
                     self._gap(now - answers.last)
-                if not answers.last:
-                    answers.cached_tokens = event.cached_tokens
+                if not answers.first:
+                    answers.first, answers.cached_tokens = now, event.cached_tokens
                 answers.last = now
                 answers.push(number, piece)
             if request.done:

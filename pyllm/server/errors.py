@@ -37,6 +37,13 @@ class ApiError(Exception):
             return "rate_limit_error"
         return "invalid_request_error" if self.status < 500 else "server_error"
 
+    def named(self, old: str, new: str) -> ApiError:
+        """The same where the client's form calls the field `new`."""
+        if self.param == old:
+            self.param = new
+            self.args = (str(self).replace(old, new, 1),)
+        return self
+
     def document(self) -> dict[str, Any]:
         """The answer's JSON in OpenAI's form."""
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pyllm.server.errors import ClientLeftError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive
 
+    from pyllm.server.served import ServedModel
     from pyllm.server.stream import EventStream
 
 KEY = "pyllm.exchange"  # in an ASGI scope
+_random = random.Random()
 
 
 @dataclass
@@ -24,13 +31,15 @@ class Exchange:
     method: str
     path: str
     client: str
+    receive: Receive  # tells when the client leaves, once the request has been read
     started: float = field(default_factory=time.perf_counter)  # seconds of time.perf_counter()
     stack: ExitStack = field(default_factory=ExitStack)
     caller: str = ""  # which key
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of every answer
     stream: EventStream | None = None  # an answer still to be sent
     status: int = 0
-    model: str = ""
+    served: ServedModel | None = None  # in use until the stack is unwound
+    model: str = ""  # its name
     streamed: bool = False
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -43,3 +52,25 @@ class Exchange:
 def exchange_of(request: Request) -> Exchange:
     found: Exchange = request.scope[KEY]
     return found
+
+
+def new_id() -> str:
+    """Unlike others, but no secret: asking the system for randomness would give up the GIL."""
+    return f"{_random.getrandbits(128):032x}"
+
+
+async def left(receive: Receive) -> None:
+    """Waits for a client to close its connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_left(receive: Receive, wait: asyncio.Future[Any]) -> None:
+    """Waits for `wait`; ClientLeftError when the client leaves first."""
+    watcher = asyncio.ensure_future(left(receive))
+    try:
+        await asyncio.wait({watcher, wait}, return_when=asyncio.FIRST_COMPLETED)
+        if not wait.done():
+            raise ClientLeftError
+    finally:
+        watcher.cancel()

@@ -51,13 +51,6 @@ _never: Callable[[Any], bool] = lambda value: False  # noqa: E731
 
 # Known fields: the values that ask for nothing beyond what is done anyway, and what to do instead.
 NOT_HONOURED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "response_format": (lambda value: value == {"type": "text"}, "only text is written so far"),
-    "grammar": (_never, "constrained answers are not written so far"),
-    "guided_json": (_never, "constrained answers are not written so far"),
-    "guided_regex": (_never, "constrained answers are not written so far"),
-    "guided_choice": (_never, "constrained answers are not written so far"),
-    "guided_grammar": (_never, "constrained answers are not written so far"),
-    "structured_outputs": (_never, "constrained answers are not written so far"),
     "store": (lambda value: value is False, "nothing is stored here"),
     "service_tier": (lambda value: value in ("auto", "default"), "expected auto or default"),
     "modalities": (lambda value: value == ["text"], "models write text only"),
@@ -65,8 +58,6 @@ NOT_HONOURED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "web_search_options": (_never, "nothing is looked up on the web"),
     "functions": (lambda value: value == [], "use tools"),
     "function_call": (lambda value: value in ("none", "auto"), "use tool_choice"),
-    "tool_choice": (lambda value: value in ("auto", "none"), "expected auto or none"),
-    "parallel_tool_calls": (lambda value: value is True, "how many calls a model makes is not limited here"),
 }
 
 

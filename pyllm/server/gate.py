@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 import traceback
-import uuid
 from typing import TYPE_CHECKING, Any
 
 from starlette.datastructures import Headers
@@ -13,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from pyllm.server.auth import Hosts, Keys
 from pyllm.server.errors import ApiError, ClientLeftError, internal
-from pyllm.server.exchange import KEY, Exchange
+from pyllm.server.exchange import KEY, Exchange, new_id
 from pyllm.server.stream import encoded_error
 
 if TYPE_CHECKING:
@@ -48,10 +47,11 @@ class Gate:
         given = headers.get("x-request-id", "")
         client = scope.get("client")
         exchange = scope[KEY] = Exchange(
-            id=given if _ID.fullmatch(given) else uuid.uuid4().hex,
+            id=given if _ID.fullmatch(given) else new_id(),
             method=scope["method"],
             path=scope["path"],
             client=client[0] if client else "",
+            receive=receive,
         )
         exchange.headers = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
 
@@ -80,6 +80,7 @@ class Gate:
                 await respond(send_with_headers, internal(error), exchange.path)
         finally:
             self._finished(exchange)
+            del scope[KEY]  # whose `receive` leads back to the scope: garbage at once, not some time later
 
     def _finished(self, exchange: Exchange) -> None:
         if exchange.completion_tokens:
@@ -90,7 +91,7 @@ class Gate:
     def _label(self, path: str) -> str:
         if path in self._paths:
             return path
-        for family in ("/v1/models/", "/v1/responses/"):
+        for family in ("/v1/models/", "/v1/responses/", "/v1/files/", "/v1/batches/"):
             if path.startswith(family):
                 return family
         return "other"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ from pyllm.server.anthropic import (
     input_of,
 )
 from pyllm.server.conversation import begin, prepare
-from pyllm.server.exchange import exchange_of
+from pyllm.server.errors import ApiError
+from pyllm.server.exchange import exchange_of, new_id
 from pyllm.server.stream import json_response
 
 if TYPE_CHECKING:
@@ -45,8 +45,11 @@ class Messages:
         service.check_ready()
         place = exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, MessagesRequest)
-        template = service.model(body.model).llm.template
-        conversation = await begin(service, exchange, place, chat_request(body, template.source))
+        template = (await service.open(exchange, body.model)).llm.template
+        try:
+            conversation = await begin(service, exchange, place, chat_request(body, template.source))
+        except ApiError as error:
+            raise error.named("response_format", "output_config.format") from None
         writer = _Writer(conversation)
         return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
 
@@ -56,9 +59,9 @@ class Messages:
         service.check_ready()
         exchange.stack.enter_context(service.admission.place())
         body, _ = await service.read(request, CountRequest)
-        model = service.model(body.model)
-        job, _ = await prepare(service, model, chat_request(body, model.llm.template.source))
-        return json_response(InputTokens(len(job.tokens)))
+        model = await service.open(exchange, body.model)
+        prepared = await prepare(service, model, chat_request(body, model.llm.template.source))
+        return json_response(InputTokens(len(prepared.job.tokens)))
 
 
 def stop_reason(part: Part) -> tuple[str, str | None]:
@@ -76,7 +79,7 @@ class _Writer:
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
-        self._id = f"msg_{uuid.uuid4().hex}"
+        self._id = f"msg_{new_id()}"
         self._blocks = -1  # index of the open block, of those begun
         self._open = ""  # its type
 

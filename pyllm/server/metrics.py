@@ -5,17 +5,21 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -54,84 +58,147 @@ class Metrics:
         self._prompt = self._counter("pyllm_prompt_tokens", "Tokens of prompts.")
         self._cached = self._counter("pyllm_prompt_cached_tokens", "Of them, not computed again.")
         self._generated = self._counter("pyllm_generation_tokens", "Tokens of answers.")
-        self._left = self._counter("pyllm_clients_left", "Requests whose client did not wait for the answer.")
+        self._rows = self._counter("pyllm_batch_rows", "Rows of jobs that were answered.")
+        self._failed_rows = self._counter("pyllm_batch_rows_failed", "Rows of jobs that failed.")
+        self._left = Counter(
+            "pyllm_clients_left", "Requests whose client did not wait for the answer.", registry=self.registry
+        )
+        self._loads = self._counter("pyllm_model_loads", "Times that a model was loaded.")
+        self._load_failures = self._counter("pyllm_model_load_failures", "Times that it could not be loaded.")
+        self._load_s = Gauge("pyllm_model_load_seconds", "Of its last load.", ["model"], registry=self.registry)
         self._gaps = _Gaps()
         self.registry.register(self._gaps)
+        self._engines = _Engines()
+        self.registry.register(self._engines)
         ProcessCollector(registry=self.registry)
 
-    def gap(self, seconds: float) -> None:
-        """Between two pieces of an answer: called for each, so it must be quick."""
-        self._gaps.observe(seconds)
+    # -- models ------------------------------------------------------------------------------------------------
+
+    def watch(self, model: str, stats: Callable[[], dict[str, int] | None]) -> None:
+        """Shows a model and its engine's own counters; `stats` has none while it is not loaded."""
+        self._engines.watch(model, stats)
+        self._loads.labels(model)
+        self._load_failures.labels(model)
+
+    def gaps(self, model: str) -> Callable[[float], None]:
+        """To be told the seconds between two pieces of an answer: called for each, so it is quick."""
+        return self._gaps.observer(model)
+
+    def loaded(self, model: str, seconds: float) -> None:
+        self._loads.labels(model).inc()
+        self._load_s.labels(model).set(seconds)
+
+    def load_failed(self, model: str) -> None:
+        self._load_failures.labels(model).inc()
+
+    def unloaded(self, model: str) -> None:
+        """Before it is: its counters go on from here when it is loaded again."""
+        self._engines.keep(model)
+
+    # -- requests ----------------------------------------------------------------------------------------------
 
     def finished(self, exchange: Exchange, path: str) -> None:
         """Counts a request. `path`: a route's, or one word for all that are none."""
         self._requests.labels(path, exchange.method, str(exchange.status)).inc()
         self._left.inc(exchange.status == 499)
-        if not exchange.model:
+        model = exchange.model
+        if not model:
             return
-        self._duration.observe(time.perf_counter() - exchange.started)
-        self._prompt.inc(exchange.prompt_tokens)
-        self._cached.inc(exchange.cached_tokens)
-        self._generated.inc(exchange.completion_tokens)
+        self._duration.labels(model).observe(time.perf_counter() - exchange.started)
+        self._count_tokens(exchange)
         if exchange.queue_s is not None:
-            self._queue.observe(exchange.queue_s)
+            self._queue.labels(model).observe(exchange.queue_s)
         if exchange.first_token_s is not None:
-            self._first.observe(exchange.first_token_s)
+            self._first.labels(model).observe(exchange.first_token_s)
 
-    def watch(self, stats: Callable[[], dict[str, int]]) -> None:
-        """Shows an engine's own counters."""
-        self.registry.register(_Engine(stats))
+    def row(self, exchange: Exchange, failed: bool) -> None:
+        """Counts a row of a job; how long it took says nothing, as it runs when there is room."""
+        (self._failed_rows if failed else self._rows).labels(exchange.model).inc()
+        self._count_tokens(exchange)
+
+    def _count_tokens(self, exchange: Exchange) -> None:
+        self._prompt.labels(exchange.model).inc(exchange.prompt_tokens)
+        self._cached.labels(exchange.model).inc(exchange.cached_tokens)
+        self._generated.labels(exchange.model).inc(exchange.completion_tokens)
 
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str, about: str) -> Counter:
-        return Counter(name, about, registry=self.registry)
+        return Counter(name, about, ["model"], registry=self.registry)
 
     def _histogram(self, name: str, about: str) -> Histogram:
-        return Histogram(name, about, buckets=_SECONDS, registry=self.registry)
+        return Histogram(name, about, ["model"], buckets=_SECONDS, registry=self.registry)
 
 
 class _Gaps:
     """A histogram for one thread: no lock, one addition per token."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(_GAPS) + 1)
-        self._sum = 0.0
+        self._of: dict[str, tuple[list[int], list[float]]] = {}  # model -> (counts, [sum])
 
-    def observe(self, seconds: float) -> None:
-        self._counts[bisect_left(_GAPS, seconds)] += 1
-        self._sum += seconds
+    def observer(self, model: str) -> Callable[[float], None]:
+        counts, total = self._of.setdefault(model, ([0] * (len(_GAPS) + 1), [0.0]))
+
+        def observe(seconds: float) -> None:
+            counts[bisect_left(_GAPS, seconds)] += 1
+            total[0] += seconds
+
+        return observe
 
     def collect(self) -> Iterator[Metric]:
-        buckets, total = [], 0
-        for bound, count in zip((*_GAPS, float("inf")), self._counts, strict=True):
-            total += count
-            buckets.append((str(bound) if bound != float("inf") else "+Inf", total))
-        family = HistogramMetricFamily("pyllm_inter_token_latency_seconds", "Between two pieces of an answer.")
-        family.add_metric([], buckets, self._sum)
+        family = HistogramMetricFamily(
+            "pyllm_inter_token_latency_seconds", "Between two pieces of an answer.", labels=["model"]
+        )
+        for model, (counts, total) in self._of.items():
+            ends = [*map(str, _GAPS), "+Inf"]
+            family.add_metric([model], list(zip(ends, accumulate(counts), strict=True)), total[0])
         yield family
 
 
-class _Engine:
-    def __init__(self, stats: Callable[[], dict[str, int]]) -> None:
-        self._stats = stats
+class _Engines:
+    """The engines' own counters. Those of a model that is unloaded keep their values, its gauges are 0."""
+
+    def __init__(self) -> None:
+        self._stats: dict[str, Callable[[], dict[str, int] | None]] = {}
+        self._before: dict[str, dict[str, int]] = {}  # counted by engines that have ended
+
+    def watch(self, model: str, stats: Callable[[], dict[str, int] | None]) -> None:
+        self._stats[model] = stats
+
+    def keep(self, model: str) -> None:
+        self._before[model] = self._now(model)[1]
+
+    def _now(self, model: str) -> tuple[bool, dict[str, int]]:
+        """Whether it is loaded, and its counts."""
+        try:
+            stats = self._stats[model]()
+        except PyllmError:  # it has ended
+            stats = None
+        before = self._before.get(model, {})
+        counts = {}
+        for name, _, _, grows in _ENGINE:
+            counts[name] = (stats or {}).get(name, 0) + (before.get(name, 0) if grows else 0)
+        return stats is not None, counts
 
     def collect(self) -> Iterator[Metric]:
-        from pyllm.errors import PyllmError
-
-        try:
-            stats = self._stats()
-        except PyllmError:
-            return  # it has ended
+        now = {model: self._now(model) for model in self._stats}
+        loaded = GaugeMetricFamily("pyllm_model_loaded", "1 while the model is loaded.", labels=["model"])
+        for model, (is_loaded, _) in now.items():
+            loaded.add_metric([model], is_loaded)
+        yield loaded
         for name, ours, about, grows in _ENGINE:
-            family = (CounterMetricFamily if grows else GaugeMetricFamily)(ours, about)
-            family.add_metric([], stats[name])
+            family = (CounterMetricFamily if grows else GaugeMetricFamily)(ours, about, labels=["model"])
+            for model, (_, counts) in now.items():
+                family.add_metric([model], counts[name])
             yield family
-        total = stats["blocks_total"]
         used = GaugeMetricFamily(
-            "pyllm_kv_usage_ratio", "KV blocks that hold something, of answers or for reuse, 0 to 1."
+            "pyllm_kv_usage_ratio",
+            "KV blocks that hold something, of answers or for reuse, 0 to 1.",
+            labels=["model"],
         )
-        used.add_metric([], (total - stats["blocks_free"]) / total if total else 0.0)
+        for model, (_, counts) in now.items():
+            total = counts["blocks_total"]
+            used.add_metric([model], (total - counts["blocks_free"]) / total if total else 0.0)
         yield used

@@ -97,14 +97,14 @@ class Sampling(Struct, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
-    # Known, and refused by name unless they say what we do anyway: see fields.py.
+    # What the answer must be: see structure.py. The guided ones are vLLM's.
     response_format: dict[str, Any] | None = None
-    grammar: Any = None
+    grammar: str | dict[str, Any] | None = None
     guided_json: Any = None
     guided_regex: Any = None
     guided_choice: Any = None
     guided_grammar: Any = None
-    structured_outputs: Any = None
+    structured_outputs: dict[str, Any] | None = None
 
 
 class ChatRequest(Sampling, kw_only=True):
@@ -341,11 +341,15 @@ class ModelMeta(Struct):
 
 
 class ModelCard(Struct):
+    """A model that is not loaded can be asked: then it will be. `reason`: why it failed."""
+
     id: str
     created: int
-    max_model_len: int
-    context_length: int
-    meta: ModelMeta
+    state: Literal["unloaded", "loading", "loaded", "failed"]
+    reason: str | msgspec.UnsetType = msgspec.UNSET
+    max_model_len: int | msgspec.UnsetType = msgspec.UNSET
+    context_length: int | msgspec.UnsetType = msgspec.UNSET
+    meta: ModelMeta | msgspec.UnsetType = msgspec.UNSET
     object: Literal["model"] = "model"
     owned_by: str = "pyllm"
 

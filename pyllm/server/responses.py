@@ -50,9 +50,11 @@ class Responses:
         body, _ = await service.read(request, ResponsesRequest)
         refuse_not_honoured(body)
         history = self._history(body, exchange)
-        system = [{"role": "system", "content": body.instructions}] if body.instructions else []
-        conversation = await begin(service, exchange, place, chat_request(body, system + history))
-        writer = _Writer(conversation, body)
+        try:
+            conversation = await begin(service, exchange, place, chat_request(body, history))
+        except ApiError as error:
+            raise error.named("response_format", "text.format") from None
+        writer = ResponseWriter(conversation, body)
 
         def finished(response: ResponseObject) -> None:
             if body.store is not False:
@@ -93,7 +95,7 @@ class Responses:
         return kept
 
 
-class _Writer:
+class ResponseWriter:
     """Writes one answer: items grow as deltas come, and every change is an event."""
 
     def __init__(self, conversation: Conversation, body: ResponsesRequest) -> None:
@@ -117,6 +119,8 @@ class _Writer:
             top_p=body.top_p,
             tool_choice=body.tool_choice or "auto",
             tools=body.tools or [],
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            text=body.text if body.text and body.text.get("format") else {"format": {"type": "text"}},
         )
 
     def whole(self, parts: list[Part]) -> ResponseObject:

@@ -113,17 +113,13 @@ def usage_of(usage: Usage) -> ResponseUsage:
 
 def refuse_not_honoured(body: ResponsesRequest) -> None:
     """ApiError that names the first field that would be ignored."""
-    format = (body.text or {}).get("format") or {"type": "text"}
     wrong = {
-        "text.format": format != {"type": "text"},
         "truncation": body.truncation not in (None, "disabled"),
         "background": bool(body.background),
         "conversation": body.conversation is not None,
         "prompt": body.prompt is not None,
         "top_logprobs": bool(body.top_logprobs),
         "max_tool_calls": body.max_tool_calls is not None,
-        "parallel_tool_calls": body.parallel_tool_calls is False,
-        "tool_choice": body.tool_choice not in (None, "auto", "none"),
     }
     for name, is_wrong in wrong.items():
         if is_wrong:
@@ -131,19 +127,30 @@ def refuse_not_honoured(body: ResponsesRequest) -> None:
 
 
 def chat_request(body: ResponsesRequest, messages: list[Message]) -> ChatRequest:
-    """The same request in the form of a chat; `messages`: all of them."""
+    """The same request in the form of a chat; `messages`: all of them but the instructions, which hold for one
+    answer only."""
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
     return ChatRequest(
         model=body.model,
-        messages=messages,
+        messages=system + messages,
         max_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=body.top_p,
         tools=_tools(body.tools or []) or None,
         tool_choice=body.tool_choice,
+        parallel_tool_calls=body.parallel_tool_calls,
+        response_format=_format(body.text or {}),
         reasoning_effort=body.reasoning.effort if body.reasoning else None,
         cache_salt=body.cache_salt,
         priority=body.priority,
     )
+
+
+def _format(text: dict[str, Any]) -> dict[str, Any] | None:
+    format = text.get("format")
+    if format is not None and not isinstance(format, dict):
+        raise bad_request("text.format: expected an object with type", "text.format")
+    return format
 
 
 def input_messages(given: str | Sequence[dict[str, Any]]) -> list[Message]:

@@ -10,8 +10,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -23,25 +23,24 @@ from pyllm.server.service import Service
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pyllm.llm import LLM
     from pyllm.server.options import ServeOptions
+    from pyllm.server.served import Source
 
-Load = Callable[[], "tuple[str, LLM, Mapping[str, Any]]"]  # name, model, recommended sampling parameters
 
-
-def run(options: ServeOptions, load: Load) -> None:
-    """Serves until a signal. PyllmError when the address cannot be had or the model cannot be loaded."""
+def run(options: ServeOptions, sources: Sequence[Source]) -> None:
+    """Serves until a signal. PyllmError when the address cannot be had or the only model cannot be loaded."""
     listener = listen(options.host, options.port)
+    service = Service(options, sources)
     with contextlib.closing(listener):
-        server = make_server(Service(options), load)
+        server = make_server(service)
         server.run(sockets=[listener])
     if server.error is not None:
         raise server.error
-    if server.loading:
+    if service.registry.loading:
         os._exit(0)  # a model half loaded, on a thread that cannot be stopped
 
 
-def make_server(service: Service, load: Load) -> Server:
+def make_server(service: Service) -> Server:
     """What run() runs."""
     options, descriptors = service.options, raise_descriptor_limit()
     bounds = {"options": options, "max_connections": max(16, min(4096, descriptors - 128))}
@@ -55,58 +54,48 @@ def make_server(service: Service, load: Load) -> Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        timeout_keep_alive=int(options.keep_alive),
+        timeout_keep_alive=int(options.idle_timeout),
         timeout_graceful_shutdown=int(options.drain_timeout) + 5,
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # log.py says what there is to say
-    return Server(config, service, load)
+    return Server(config, service)
 
 
 class Server(uvicorn.Server):
-    """Listens first, then loads; drains at the first signal, stops at once at the second."""
+    """Listens first, then loads its only model; drains at the first signal, stops at once at the second."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, load: Load) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.error: PyllmError | None = None
-        self.loading = True
         self._service = service
-        self._load = load
         self._signals = 0
+        self._start: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         scheme = "https" if self.config.is_ssl else "http"
         host, port = (sockets or [])[0].getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        self._service.log.message(f"listening on {scheme}://{shown}:{port}; loading the model")
-        loop = asyncio.get_running_loop()
+        names = list(self._service.registry.entries)
+        what = "loading the model" if self._service.starting else f"{', '.join(names)}: loaded when asked for"
+        self._service.log.message(f"listening on {scheme}://{shown}:{port}; {what}")
+        if self._service.starting:
+            self._start = asyncio.ensure_future(self._load())
+        else:
+            self._service.batches.resume()
 
-        def load() -> None:
-            try:
-                loaded = self._load()
-            except BaseException as error:
-                outcome: Any = error
-            else:
-                outcome = loaded
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(self._loaded, outcome)
-
-        threading.Thread(target=load, name="pyllm-load", daemon=True).start()
-
-    def _loaded(self, outcome: Any) -> None:
-        self.loading = False
+    async def _load(self) -> None:
+        registry = self._service.registry
         try:
-            if isinstance(outcome, BaseException):
-                raise outcome
-            name, llm, defaults = outcome
-            self._service.add(name, llm, defaults)
-        except BaseException as error:
-            self.error = error if isinstance(error, PyllmError) else _surprise(error)
+            await registry.load(registry.find(None))
+        except PyllmError as error:
+            self.error = None if self.should_exit else error
             self.should_exit = True
-            return
-        self._service.log.message(f"{name} is ready after {llm.load_s:.1f} s; Ctrl-C ends the server")
+        self._service.starting = False
+        if self.error is None:
+            self._service.batches.resume()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -136,6 +125,7 @@ class Server(uvicorn.Server):
             )
         deadline = asyncio.ensure_future(self._fail_at_deadline())
         try:
+            await service.batches.close()
             await super().shutdown(sockets)
         finally:
             deadline.cancel()
@@ -198,9 +188,3 @@ def _has_uvloop() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("uvloop") is not None
-
-
-def _surprise(error: BaseException) -> PyllmError:
-    told = PyllmError(f"the model could not be loaded: {type(error).__name__}: {error}")
-    told.__cause__ = error
-    return told

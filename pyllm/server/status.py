@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,7 +12,8 @@ from pyllm.server.protocol import ModelCard, ModelList, ModelMeta, Status
 from pyllm.server.stream import json_response
 
 if TYPE_CHECKING:
-    from pyllm.server.service import ServedModel, Service
+    from pyllm.server.registry import Entry
+    from pyllm.server.service import Service
 
 
 class StatusRoutes:
@@ -22,11 +24,14 @@ class StatusRoutes:
 
     async def models(self, request: Request) -> Response:
         """The models that are served."""
-        return json_response(ModelList([_card(model) for model in self._service.models]))
+        service = self._service
+        entries = [] if service.starting else service.registry.entries.values()
+        return json_response(ModelList([_card(entry) for entry in entries]))
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        return json_response(_card(self._service.model(request.path_params["model"])))
+        self._service.check_ready()
+        return json_response(_card(self._service.registry.find(request.path_params["model"])))
 
     async def health(self, request: Request) -> Response:
         """Alive: 200, unless the engine has died; then 503 and why."""
@@ -43,7 +48,13 @@ class StatusRoutes:
         return Response(self._service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _card(model: ServedModel) -> ModelCard:
-    llm, config = model.llm, model.llm.config
-    meta = ModelMeta(llm.context, config.context_length, config.vocab, config.dim, config.architecture)
-    return ModelCard(model.id, model.created, llm.context, llm.context, meta)
+def _card(entry: Entry) -> ModelCard:
+    source, model = entry.source, entry.model
+    state, reason = entry.state
+    card = ModelCard(entry.id, entry.created, state, reason or msgspec.UNSET)
+    config = model.llm.config if model else source.config
+    if config is not None:
+        context = model.llm.context if model else source.context
+        card.max_model_len = card.context_length = context
+        card.meta = ModelMeta(context, config.context_length, config.vocab, config.dim, config.architecture)
+    return card

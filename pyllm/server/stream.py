@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from pyllm.server.anthropic import error_message
 from pyllm.server.errors import ApiError, ClientLeftError, internal
-from pyllm.server.exchange import KEY
+from pyllm.server.exchange import KEY, left
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
@@ -40,8 +40,7 @@ async def watching(receive: Receive, answers: Answers[Any]) -> AsyncIterator[Non
     """While it lasts, a client that closes its connection ends `answers`. The request has been read."""
 
     async def watch() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+        await left(receive)
         answers.leave()
 
     watcher = asyncio.ensure_future(watch())

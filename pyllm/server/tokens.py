@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from pyllm.errors import PyllmError
 from pyllm.server.errors import bad_request, from_pyllm
+from pyllm.server.exchange import exchange_of
 from pyllm.server.fields import template_arguments
 from pyllm.server.logprobs import token_text
 from pyllm.server.protocol import Content, DetokenizeRequest, TokenizeRequest, Tokens
@@ -29,7 +30,7 @@ class TokenRoutes:
         service = self._service
         service.check_ready()
         body, _ = await service.read(request, TokenizeRequest)
-        llm = service.model(body.model).llm
+        llm = (await service.open(exchange_of(request), body.model)).llm
         given = [name for name in ("content", "prompt", "messages") if getattr(body, name) is not None]
         if len(given) != 1:
             raise bad_request(
@@ -55,7 +56,7 @@ class TokenRoutes:
         service = self._service
         service.check_ready()
         body, _ = await service.read(request, DetokenizeRequest)
-        llm = service.model(body.model).llm
+        llm = (await service.open(exchange_of(request), body.model)).llm
         try:
             text = await service.in_worker(lambda: llm.tokenizer.decode(body.tokens))
         except PyllmError as error:

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "backend/cpu/kv_cache.h"
+#include "backend/cpu/pack.h"
 #include "backend/cpu/select.h"
 #include "core/error.h"
 #include "core/half.h"
@@ -163,6 +164,29 @@ void test_matmul(const Kernels& kernels, const Kernels& twin) {
             },
             got, expected);
       }
+    }
+  }
+}
+
+// Rows of blocks as random as they are, but for halves that are finite: what lies in the last panel's missing
+// rows is never read.
+template <typename Q>
+void test_pack(const Kernels& kernels) {
+  Random random(static_cast<uint64_t>(Q::type));
+  for (const int blocks : {1, 2, 3, 8}) {
+    const int64_t columns = blocks * Q::block, rows = 2 * kPanelRows + 5;
+    std::vector<uint8_t> data(static_cast<size_t>(rows * blocks) * sizeof(typename Q::Block));
+    for (uint8_t& byte : data) byte = static_cast<uint8_t>(random.bits());
+    for (size_t i = 1; i < data.size(); i += 2)  // wherever the halves lie: at even offsets
+      if ((data[i] & 0x7c) == 0x7c) data[i] ^= 0x40;
+    const auto* source = reinterpret_cast<const std::byte*>(data.data());
+    for (int64_t row = 0; row < rows; row += kPanelRows) {
+      std::vector<uint8_t> got(static_cast<size_t>(panel_bytes(Q::type, columns)), 99), expected = got;
+      pack_panel(kernels, Q::type, source, rows, columns, row, reinterpret_cast<std::byte*>(got.data()));
+      pack_panel(Q::type, source, rows, columns, row, reinterpret_cast<std::byte*>(expected.data()));
+      check(
+          kernels.name, [&] { return message("pack ", type_info(Q::type).name, " ", columns, " ", row); }, got,
+          expected);
     }
   }
 }
@@ -371,7 +395,9 @@ void test_merge(const Kernels& kernels, const Kernels& twin) {
 }
 
 void test_all(const Kernels& kernels, const Kernels& twin) {
-#define PYLLM_X(Q) test_matmul<quant::Q>(kernels, twin);
+#define PYLLM_X(Q)                      \
+  test_matmul<quant::Q>(kernels, twin); \
+  test_pack<quant::Q>(kernels);
   PYLLM_QUANT_TYPES(PYLLM_X)
 #undef PYLLM_X
   test_float_matmuls(kernels, twin);

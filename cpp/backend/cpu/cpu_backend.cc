@@ -50,7 +50,7 @@ std::unique_ptr<Weight> CpuBackend::matrix(const WeightSource& source) {
   const auto row_bytes = static_cast<int64_t>(source.data.size()) / source.rows;
   pool_.parallel_for(weight->panel_count(), 4, [&](int64_t begin, int64_t end, int) {
     for (int64_t p = begin; p < end; ++p)
-      pack_panel(source.type, source.data.data(), source.rows, source.cols, p * kPanelRows,
+      pack_panel(kernels_, source.type, source.data.data(), source.rows, source.cols, p * kPanelRows,
                  room.to_fill + p * weight->panel_bytes);
     packed_->count((std::min(end * kPanelRows, source.rows) - begin * kPanelRows) * row_bytes);
   });
@@ -148,6 +148,11 @@ void CpuBackend::rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor 
 void CpuBackend::gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) {
   for (size_t i = 0; i < rows.size(); ++i)
     std::memcpy(out.row(static_cast<int64_t>(i)), x.row(rows[i]), static_cast<size_t>(x.cols) * sizeof(float));
+}
+
+void CpuBackend::upload(Tensor host, Tensor out) {
+  for (int64_t r = 0; r < out.rows; ++r)
+    std::memcpy(out.row(r), host.row(r), static_cast<size_t>(out.cols) * sizeof(float));
 }
 
 }  // namespace cpu

@@ -48,6 +48,7 @@ class CpuBackend : public Backend {
   std::unique_ptr<Weight> embedding(const WeightSource& source) override;
   std::unique_ptr<Vector> vector(std::span<const float> values) override;
   int64_t mapped_bytes() const override { return expanded_bytes_ + packed_->mapped_bytes(); }
+  std::optional<int64_t> free_bytes() const override { return std::nullopt; }
   int64_t kv_block_bytes(const KvShape& shape) const override;
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
 
@@ -66,6 +67,7 @@ class CpuBackend : public Backend {
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
   void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
   Tensor download(Tensor x) override { return x; }
+  void upload(Tensor host, Tensor out) override;
 
  private:
   static int64_t grain_of(int64_t cost) {

@@ -37,6 +37,9 @@ using MatmulKernel = void (*)(const uint8_t* panel, int64_t columns, const uint8
 // The same for float panels [column][16 rows] and activations [feature][column].
 using FloatMatmulKernel = void (*)(const void* panel, int64_t columns, const float* x, const OutputTile& out);
 
+// Packs 16 whole rows of a matrix, the first of them at `data`, into a panel (layout.h).
+using PackKernel = void (*)(const void* data, int64_t columns, uint8_t* panel);
+
 struct MatmulKernels {
   MatmulKernel tile[2][4];  // for 1 and 2 panels; for 1, 2, 4, 8 columns
 };
@@ -80,6 +83,7 @@ struct Kernels {
   const char* name;
   const MatmulKernels* (*matmul)(const Layout& layout);  // nullptr: no kernel for it
   const FloatMatmulKernels* (*matmul_float)(Type type);
+  PackKernel (*pack)(Type type);  // nullptr: only pack_panel knows how
 
   // Quantizes one token of a tile of `width` columns, 32 features at a time: q [step][width][32],
   // scale [step][width] and, for both halves of a step, sums [step][2][width].

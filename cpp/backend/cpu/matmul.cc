@@ -59,10 +59,11 @@ int64_t unpacked_room(const CpuMatrix& w) {
 }
 
 // The panels from `first` on; a pair of them, packed into `room`, where they are not kept.
-const std::byte* panels_from(const CpuMatrix& w, int64_t first, std::byte* room) {
+const std::byte* panels_from(const Kernels& kernels, const CpuMatrix& w, int64_t first, std::byte* room) {
   if (w.panels != nullptr) return w.panels + first * w.panel_bytes;
   for (int64_t p = first; p < std::min(first + 2, w.panel_count()); ++p)
-    pack_panel(w.type, w.source.data(), w.rows, w.cols, p * kPanelRows, room + (p - first) * w.panel_bytes);
+    pack_panel(kernels, w.type, w.source.data(), w.rows, w.cols, p * kPanelRows,
+               room + (p - first) * w.panel_bytes);
   return room;
 }
 
@@ -201,7 +202,7 @@ void CpuBackend::matmul_quantized(std::span<const Factor> factors, const Input& 
       const CpuMatrix& w = *part.weight;
       const int64_t of_part = part.first_pair + (w.panel_count() + 1) / 2;
       const int64_t last = std::min({end, of_part, begin + pairs_at_once(w)}), first = begin - part.first_pair;
-      const std::byte* panels = panels_from(w, 2 * first, unpacked + thread * room);
+      const std::byte* panels = panels_from(kernels_, w, 2 * first, unpacked + thread * room);
       for (const Tile& tile : tiles) {
         const int64_t base = tile.first * steps;
         const Sums& s = *part.sums;
@@ -243,7 +244,7 @@ void CpuBackend::matmul_float(const Factor& factor, const Input& x, Tensor out, 
   pool_.parallel_for(pairs, grain, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t last; begin < end; begin = last) {
       last = std::min(end, begin + pairs_at_once(w));
-      const std::byte* panels = panels_from(w, 2 * begin, unpacked + thread * room);
+      const std::byte* panels = panels_from(kernels_, w, 2 * begin, unpacked + thread * room);
       for (const Tile& tile : tiles)
         for (int64_t pair = begin; pair < last; ++pair) {
           const int64_t row = 2 * pair * kPanelRows;

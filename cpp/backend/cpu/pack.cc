@@ -157,6 +157,14 @@ void pack_panel(Type type, const std::byte* data, int64_t rows, int64_t columns,
     pack_float_panel(type, data, rows, columns, row, panel);
 }
 
+void pack_panel(const Kernels& kernels, Type type, const std::byte* data, int64_t rows, int64_t columns,
+                int64_t row, std::byte* panel) {
+  const PackKernel pack = rows - row >= kPanelRows ? kernels.pack(type) : nullptr;
+  if (pack == nullptr) return pack_panel(type, data, rows, columns, row, panel);
+  const TypeInfo& info = type_info(type);
+  pack(data + row * (columns / info.block) * info.bytes, columns, reinterpret_cast<uint8_t*>(panel));
+}
+
 uint64_t packing_fingerprint() {
   constexpr int64_t rows = kPanelRows + 3, columns = 512;  // a full panel and one with rows missing
   uint64_t hash = 0xcbf29ce484222325u;                     // FNV-1a, eight bytes at a time

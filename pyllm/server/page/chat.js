@@ -1,7 +1,7 @@
 // The conversation that is shown: sending, stopping, branches, scrolling.
 
 import { answer, requestOf } from "./answer.js";
-import { announce, byId } from "./dom.js";
+import { announce, byId, Painter } from "./dom.js";
 import { MessageView } from "./message.js";
 import * as tree from "./tree.js";
 
@@ -136,19 +136,16 @@ export class Chat {
     if (document.activeElement === document.body) this._prompt.focus();
 
     let saved = performance.now();
-    let drawing = 0;
+    const painter = new Painter(() => this._progress(conversation, message));
     const request = requestOf(conversation, asking, model?.id);
     await answer(this._server, request, message, abort.signal, () => {
-      drawing ||= requestAnimationFrame(() => {
-        drawing = 0;
-        this._progress(conversation, message);
-      });
+      painter.ask();
       if (performance.now() - saved > SAVE) {
         saved = performance.now();
         this._save(conversation);
       }
     });
-    cancelAnimationFrame(drawing);
+    painter.stop();
     if (message.error) delete message.finish;
     this._runs.delete(conversation.id);
     conversation.updated = Date.now();

@@ -27,6 +27,38 @@ function fill(node, { on = {}, ...attributes }, children) {
   return node;
 }
 
+/** Draws when asked to: once a frame at most, and no more than a fifth of the time. */
+export class Painter {
+  constructor(draw) {
+    this._draw = draw;
+    this._frame = 0;
+    this._rest = 0; // until then
+    this._timer = 0;
+  }
+
+  ask() {
+    if (this._frame || this._timer) return;
+    const wait = this._rest - performance.now();
+    if (wait > 0) this._timer = setTimeout(() => ((this._timer = 0), this._next()), wait);
+    else this._next();
+  }
+
+  stop() {
+    clearTimeout(this._timer);
+    cancelAnimationFrame(this._frame);
+  }
+
+  _next() {
+    this._frame = requestAnimationFrame(() => {
+      const begun = performance.now();
+      this._frame = 0;
+      this._draw();
+      const ended = performance.now();
+      this._rest = ended + 4 * (ended - begun);
+    });
+  }
+}
+
 /** Says a sentence to users of screen readers. */
 export function announce(text) {
   const region = byId("announcer");

@@ -10,33 +10,42 @@ const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?: +|$)/;
 const QUOTE = /^ {0,3}> ?/;
 const URL_TEXT = /https?:\/\/[^\s<>"'`\])}]{1,2000}/y;
 
-/** Shows `text` in `parent`. Blocks that have not changed since the last call keep their nodes. */
+/** Shows `text` in `parent`. Of a text that has grown only the end is looked at: what came before stays. */
 export function show(parent, text) {
-  const blocks = split(text.split("\n"));
+  // More text can change the last line's kind, and so the last block and the one that it may join.
+  const grown = parent.shown && text.startsWith(parent.shown);
+  const kept = grown ? Math.max(0, parent.children.length - 2) : 0;
+  const start = kept ? parent.children[kept].start : 0;
+  const blocks = split(text.slice(start).split("\n"));
   blocks.forEach((block, i) => {
-    const old = parent.children[i];
-    if (old?.source === block.source && old?.kind === block.kind) return;
-    const node = render(block, 0);
-    node.source = block.source;
-    node.kind = block.kind;
+    const old = parent.children[kept + i];
+    const same = old?.source === block.source && old?.kind === block.kind;
+    const node = same ? old : render(block, 0);
+    Object.assign(node, { source: block.source, kind: block.kind, start: start + block.start });
+    if (same) return;
     if (old) old.replaceWith(node);
     else parent.append(node);
   });
-  while (parent.children.length > blocks.length) parent.lastElementChild.remove();
+  while (parent.children.length > kept + blocks.length) parent.lastElementChild.remove();
+  parent.shown = text;
 }
 
 // -- blocks ---------------------------------------------------------------------------------------------------
 
+/** Blocks; `start`: the character of the text where one begins. */
 function split(lines) {
   const blocks = [];
+  let start = 0;
   for (let i = 0; i < lines.length; ) {
     if (!lines[i].trim()) {
-      i++;
+      start += lines[i++].length + 1;
       continue;
     }
     const kind = kindOf(lines, i);
     const end = ENDS[kind](lines, i);
-    blocks.push({ kind, lines: lines.slice(i, end), source: lines.slice(i, end).join("\n") });
+    const source = lines.slice(i, end).join("\n");
+    blocks.push({ kind, lines: lines.slice(i, end), source, start });
+    start += source.length + 1;
     i = end;
   }
   return blocks;

@@ -14,6 +14,12 @@ const seconds = (value) => (value < 1 ? `${(1000 * value).toFixed(value < 0.01 ?
 
 const gauge = (name) => (samples, i) => samples[i].values.get(name) ?? null;
 
+/** KV blocks that hold something, of all models that are loaded. */
+function blocksUsed(samples, i) {
+  const total = samples[i].values.get("pyllm_kv_blocks");
+  return total ? 1 - samples[i].values.get("pyllm_kv_blocks_free") / total : null;
+}
+
 /** Growth of two counters over the last `span` seconds, [of a, of b]; null where nothing is known. */
 function growth(samples, i, a, b, span) {
   const to = samples[i];
@@ -49,7 +55,7 @@ const PLOTS = [
     ],
     format: count,
   },
-  { title: "KV cache in use", series: [{ label: "", of: gauge("pyllm_kv_usage_ratio") }], format: percent, most: 1 },
+  { title: "KV cache in use", series: [{ label: "", of: blocksUsed }], format: percent, most: 1 },
   {
     title: "Prefix hit rate, last minute",
     series: [{ label: "", of: ratio("pyllm_prompt_cached_tokens_total", "pyllm_prompt_tokens_total", 60) }],

@@ -95,7 +95,7 @@ void to_half(const float* x, int64_t n, uint16_t* out) {
 
 int64_t int8_ops(int64_t steps) {
   // Sums enough to hide the latency of the products, few enough to stay in registers beside the codes.
-  constexpr int kColumns = 12 / kTilePanels;
+  constexpr int kColumns = kSumsInFlight / kTilePanels;
   alignas(64) uint8_t weights[64 * kTilePanels];
   alignas(64) int8_t x[kColumns * kStep];
   for (int i = 0; i < 64 * kTilePanels; ++i) weights[i] = static_cast<uint8_t>(i % 13);
@@ -107,7 +107,7 @@ int64_t int8_ops(int64_t steps) {
   PYLLM_UNROLL
   for (int c = 0; c < kColumns; ++c)
     for (int p = 0; p < kTilePanels; ++p) sums[c][p] = set_int(0);
-  for (int64_t s = 0; s < steps; ++s) {
+  for (int64_t s = 0; s < steps * 12 / kSumsInFlight; ++s) {
     asm volatile("" : "+m"(x));  // may have changed: nothing moves out of the loop
     PYLLM_UNROLL
     for (int c = 0; c < kColumns; ++c) {
@@ -121,7 +121,7 @@ int64_t int8_ops(int64_t steps) {
   PYLLM_UNROLL
   for (int c = 0; c < kColumns; ++c)
     for (int p = 0; p < kTilePanels; ++p) total = add(total, to_float(sums[c][p]));
-  return max_lane(total) < 0.0f ? -1 : steps * kColumns * kTilePanels * kStep * kPanelRows * 2;
+  return max_lane(total) < 0.0f ? -1 : steps * 12 * kStep * kPanelRows * 2;
 }
 
 }  // namespace pyllm::cpu::PYLLM_ISA

@@ -80,6 +80,10 @@ struct ScaleReader {
   }
 };
 
+// A dot product while it grows.
+template <Layout L>
+using DotSum = decltype(dot_start<L.value_bits(), L.zero>(nullptr));
+
 constexpr int64_t kPrefetch = 2048;  // bytes ahead
 
 // P panels times N columns. The codes of a step pass through the registers in turns of kQuads quads; between
@@ -100,7 +104,7 @@ void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const Act
   f32x16 acc[N][P];
   for (int c = 0; c < N; ++c)
     for (int p = 0; p < P; ++p) acc[c][p] = zero();
-  alignas(64) int32_t dots[N][P][16];
+  DotSum<L> dots[N][P];
   alignas(64) float totals[N][P][16];
 
   for (int64_t s = 0; s < columns / kStep; ++s) {
@@ -120,16 +124,16 @@ void tile(const uint8_t* panel, int64_t columns, const uint8_t* table, const Act
       }
       PYLLM_UNROLL
       for (int c = 0; c < N; ++c) {
-        i32x16 d[P];
+        DotSum<L> d[P];
         for (int p = 0; p < P; ++p)
-          d[p] = starts ? dot_start<L.value_bits(), L.zero>(init + g * N + c) : load_int(dots[c][p]);
+          d[p] = starts ? dot_start<L.value_bits(), L.zero>(init + g * N + c) : dots[c][p];
         dot<kQuads, L.value_bits(), L.zero>(d, code, q + c * kStep + kTurn * kQuads * 4);
         for (int p = 0; p < P; ++p) {
           if constexpr (!ends) {
-            store_int(dots[c][p], d[p]);
+            dots[c][p] = d[p];
           } else {
-            f32x16 total = g == 0 ? mul(to_float(d[p]), scale[p][g])
-                                  : fma(to_float(d[p]), scale[p][g], load(totals[c][p]));
+            const f32x16 sums = to_float(dot_end<L.value_bits(), L.zero>(d[p], init + g * N + c));
+            f32x16 total = g == 0 ? mul(sums, scale[p][g]) : fma(sums, scale[p][g], load(totals[c][p]));
             if constexpr (L.has_min) total = fnma(min[p][g], set(sum[g * N + c]), total);
             if constexpr (g == groups - 1)
               acc[c][p] = fma(total, set(x.scale[s * N + c]), acc[c][p]);

@@ -20,8 +20,14 @@ struct AsBF16 {
   static f32x16 get(const uint16_t* p) { return load_bfloat16(p); }
 };
 
-template <typename As, int N, int P>
+// N columns, from x on, of the kStride that lie side by side.
+template <typename As, int N, int P, int kStride = N>
 void tile(const void* panel, int64_t columns, const float* x, const OutputTile& out) {
+  if constexpr (N > kFloatColumns) {
+    tile<As, N / 2, P, kStride>(panel, columns, x, out);
+    return tile<As, N / 2, P, kStride>(panel, columns, x + N / 2,
+                                       {out.data + N / 2 * out.stride, out.stride, out.rows, out.add});
+  }
   const auto* w = static_cast<const typename As::Element*>(panel);
   const int64_t panel_size = columns * kPanelRows;
   f32x16 acc[N][P];
@@ -32,7 +38,7 @@ void tile(const void* panel, int64_t columns, const float* x, const OutputTile& 
     for (int p = 0; p < P; ++p) weight[p] = As::get(w + p * panel_size + k * kPanelRows);
     PYLLM_UNROLL
     for (int c = 0; c < N; ++c) {
-      f32x16 activation = set(x[k * N + c]);
+      f32x16 activation = set(x[k * kStride + c]);
       if constexpr (P > 1) in_register(activation);
       for (int p = 0; p < P; ++p) acc[c][p] = fma(weight[p], activation, acc[c][p]);
     }

@@ -8,6 +8,7 @@ namespace pyllm::cpu::PYLLM_ISA {
 
 const MatmulKernels* matmul_kernels(const Layout& layout);
 const FloatMatmulKernels* float_matmul_kernels(Type type);
+PackKernel pack_kernel(Type type);
 void quantize(const float* x, int64_t n, int64_t width, int8_t* q, float* scale, int32_t* sums);
 void rms_norm(const float* x, const float* weight, float eps, int64_t n, float* out);
 void add_to(float* x, const float* y, int64_t n);
@@ -25,6 +26,7 @@ extern const Kernels kernels;
 const Kernels kernels = {PYLLM_NAME(PYLLM_ISA),
                          matmul_kernels,
                          float_matmul_kernels,
+                         pack_kernel,
                          quantize,
                          rms_norm,
                          add_to,

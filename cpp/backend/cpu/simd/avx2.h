@@ -145,6 +145,10 @@ inline u8x64 load_bytes(const uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
+inline void store_bytes(uint8_t* p, u8x64 a) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.lo);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + 32), a.hi);
+}
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
   // One shift of 16-bit words serves: the mask removes what crossed from the neighbour byte.
@@ -179,11 +183,19 @@ inline void store_int(int32_t* p, i32x16 a) {
 
 inline constexpr int kTilePanels = 1;
 constexpr int code_quads(int columns) { return columns > 1 ? 4 : 8; }
+inline constexpr int kFloatColumns = 4;
 
 #if defined(PYLLM_ISA_AVXVNNI)
+inline constexpr int kSumsInFlight = 6;
+
 template <int kBits, int kZero>
 inline i32x16 dot_start(const int32_t* init) {
   return set_int(kZero == 0 ? 0 : *init);
+}
+
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
 }
 
 template <int kQuads, int kBits, int kZero>
@@ -195,50 +207,79 @@ inline void dot_panel(i32x16& r, const u8x64* codes, const int8_t* a) {
   }
 }
 #else
+inline constexpr int kSumsInFlight = 4;
+
 template <int kBits, int kZero>
 inline constexpr bool signed_codes = kBits == 8 && kZero == 128;
 
+// vpmaddubsw adds two products in 16 bits. Codes of up to 4 bits stay in them for a whole step (16 x 15 x 127)
+// and are widened once; longer ones after so many quads. Signed bytes (8 bits, zero 128) go in as magnitudes,
+// their sign moved to the activation.
+struct i16x32 {
+  __m256i lo, hi;
+};
+inline i32x16 widen(i16x32 a) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  return {_mm256_madd_epi16(a.lo, ones), _mm256_madd_epi16(a.hi, ones)};
+}
+inline i32x16 add(i32x16 a, i32x16 b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
+
 template <int kBits, int kZero>
-inline i32x16 dot_start(const int32_t* init) {
-  return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
+inline auto dot_start(const int32_t* init) {
+  if constexpr (kBits <= 4)
+    return i16x32{_mm256_setzero_si256(), _mm256_setzero_si256()};
+  else
+    return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
+}
+template <int kBits, int kZero>
+inline i32x16 dot_end(i16x32 sum, const int32_t* init) {
+  return kZero == 0 ? widen(sum) : add(widen(sum), set_int(*init));
+}
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
 }
 
-// vpmaddubsw adds two products in 16 bits. Codes of up to 7 bits fit (2 x 127 x 127), and so do sums over
-// several quads of shorter ones; signed bytes (8 bits, zero 128) go in as magnitudes, their sign moved to the
-// activation.
+// Adds here and now: left to itself the compiler keeps the products of all columns and adds in the end.
+inline __m256i add_now(__m256i a, __m256i b) {
+  __m256i sum = _mm256_add_epi16(a, b);
+  asm volatile("" : "+x"(sum));
+  return sum;
+}
+
+template <bool kSigned>
+inline void add_products(i16x32& r, u8x64 codes, const int8_t* a) {
+  const __m256i x = quad(a);
+  if constexpr (kSigned) {
+    const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
+    const __m256i lo = _mm256_xor_si256(codes.lo, flip), hi = _mm256_xor_si256(codes.hi, flip);
+    r.lo = add_now(r.lo, _mm256_maddubs_epi16(_mm256_abs_epi8(lo), _mm256_sign_epi8(x, lo)));
+    r.hi = add_now(r.hi, _mm256_maddubs_epi16(_mm256_abs_epi8(hi), _mm256_sign_epi8(x, hi)));
+  } else {
+    r.lo = add_now(r.lo, _mm256_maddubs_epi16(codes.lo, x));
+    r.hi = add_now(r.hi, _mm256_maddubs_epi16(codes.hi, x));
+  }
+}
+
+template <int kQuads, int kBits, int kZero>
+inline void dot_panel(i16x32& r, const u8x64* codes, const int8_t* a) {
+  for (int q = 0; q < kQuads; ++q) add_products<false>(r, codes[q], a + 4 * q);
+}
 template <int kQuads, int kBits, int kZero>
 inline void dot_panel(i32x16& r, const u8x64* codes, const int8_t* a) {
-  constexpr int fit = kBits <= 4   ? 8
-                      : kBits == 5 ? 4
-                      : kBits == 6 ? 2
-                                   : 1,
-                at_once = fit < kQuads ? fit : kQuads;
-  const __m256i ones = _mm256_set1_epi16(1);
-  for (int first = 0; first < kQuads; first += at_once) {
-    __m256i sum_lo = _mm256_setzero_si256(), sum_hi = sum_lo;
-    for (int q = first; q < first + at_once; ++q) {
-      const __m256i x = quad(a + 4 * q);
-      __m256i lo = codes[q].lo, hi = codes[q].hi, x_lo = x, x_hi = x;
-      if constexpr (signed_codes<kBits, kZero>) {
-        const __m256i flip = _mm256_set1_epi8(static_cast<char>(0x80));
-        lo = _mm256_xor_si256(lo, flip);
-        hi = _mm256_xor_si256(hi, flip);
-        x_lo = _mm256_sign_epi8(x, lo);
-        x_hi = _mm256_sign_epi8(x, hi);
-        lo = _mm256_abs_epi8(lo);
-        hi = _mm256_abs_epi8(hi);
-      }
-      sum_lo = _mm256_add_epi16(sum_lo, _mm256_maddubs_epi16(lo, x_lo));
-      sum_hi = _mm256_add_epi16(sum_hi, _mm256_maddubs_epi16(hi, x_hi));
-    }
-    r.lo = _mm256_add_epi32(r.lo, _mm256_madd_epi16(sum_lo, ones));
-    r.hi = _mm256_add_epi32(r.hi, _mm256_madd_epi16(sum_hi, ones));
+  constexpr int fit = kBits <= 4 ? 8 : kBits == 5 ? 4 : kBits == 6 ? 2 : 1;
+  for (int first = 0; first < kQuads; first += fit) {
+    i16x32 sum = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (int q = first; q < first + fit; ++q)
+      add_products<signed_codes<kBits, kZero> >(sum, codes[q], a + 4 * q);
+    r = add(r, widen(sum));
+    asm volatile("" : "+x"(r.lo), "+x"(r.hi));
   }
 }
 #endif
 
-template <int kQuads, int kBits, int kZero, int kPanels>
-inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
+template <int kQuads, int kBits, int kZero, int kPanels, typename Sum>
+inline void dot(Sum (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
   for (int p = 0; p < kPanels; ++p) dot_panel<kQuads, kBits, kZero>(r[p], codes[p], a);
 }
 

@@ -112,6 +112,7 @@ inline int32_t sum_i8(const int8_t* p) {
 inline f32x16 to_float(i32x16 a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
 inline u8x64 load_bytes(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+inline void store_bytes(uint8_t* p, u8x64 a) { _mm512_storeu_si512(p, a.v); }
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
   // One shift of 16-bit words serves: the mask removes what crossed from the neighbour byte.
@@ -133,12 +134,18 @@ inline void store_int(int32_t* p, i32x16 a) { _mm512_storeu_si512(p, a.v); }
 // Two panels share each broadcast: loads would bound one.
 inline constexpr int kTilePanels = 2;
 constexpr int code_quads(int columns) { return columns > 2 ? 4 : 8; }
+inline constexpr int kFloatColumns = 8;
+inline constexpr int kSumsInFlight = 12;
 
 template <int kBits, int kZero>
 inline i32x16 dot_start(const int32_t* init) {
   return {kZero == 0 ? _mm512_setzero_si512() : _mm512_set1_epi32(*init)};
 }
 
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
+}
 template <int kQuads, int kBits, int kZero, int kPanels>
 inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
   for (int q = 0; q < kQuads; ++q) {

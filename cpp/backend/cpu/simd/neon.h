@@ -171,6 +171,12 @@ inline uint8x16_t bits_quarter(uint8x16_t a) {
   if constexpr (kUp == 0 && 0xff >> kShift == kMask) return a;  // nothing left to remove
   return vandq_u8(a, vdupq_n_u8(kMask << kUp));
 }
+inline void store_bytes(uint8_t* p, u8x64 a) {
+  vst1q_u8(p, a.v0);
+  vst1q_u8(p + 16, a.v1);
+  vst1q_u8(p + 32, a.v2);
+  vst1q_u8(p + 48, a.v3);
+}
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
   return {bits_quarter<kShift, kMask, kUp>(a.v0), bits_quarter<kShift, kMask, kUp>(a.v1),
@@ -200,6 +206,8 @@ inline void store_int(int32_t* p, i32x16 a) {
 
 inline constexpr int kTilePanels = 1;
 constexpr int code_quads(int) { return 4; }
+inline constexpr int kFloatColumns = 4;
+inline constexpr int kSumsInFlight = 6;
 
 // r += the products with quad kQuad of the sixteen activations in x.
 template <int kQuad, uint8_t kFlip>
@@ -224,6 +232,10 @@ inline i32x16 dot_start(const int32_t* init) {
   return set_int(kZero == 0 || signed_codes<kBits, kZero> ? 0 : *init);
 }
 
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
+}
 template <int kQuads, int kBits, int kZero, int kPanels>
 inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {
   static_assert(kQuads % 4 == 0);

@@ -168,6 +168,9 @@ inline u8x64 load_bytes(const uint8_t* p) {
   for (int i = 0; i < 64; ++i) r.lane[i] = p[i];
   return r;
 }
+inline void store_bytes(uint8_t* p, u8x64 a) {
+  for (int i = 0; i < 64; ++i) p[i] = a.lane[i];
+}
 // (a >> kShift & kMask) << kUp, byte by byte.
 template <int kShift, int kMask, int kUp = 0>
 inline u8x64 bits(u8x64 a) {
@@ -199,6 +202,10 @@ inline void store_int(int32_t* p, i32x16 a) { PYLLM_LANES p[i] = a.lane[i]; }
 // are unpacked at a time (4, or all 8 of a step) for so many columns.
 inline constexpr int kTilePanels = 1;
 constexpr int code_quads(int) { return 8; }
+// Columns of a float tile whose sums fit the registers.
+inline constexpr int kFloatColumns = 8;
+// Sums that the ceiling's probe keeps at once, a divisor of 12: enough to hide the latency of the products.
+inline constexpr int kSumsInFlight = 12;
 
 // Exact dot products of kQuads x 4 codes with as many activations, per panel and row (lane):
 // r[panel][row] += sum over q, j of codes[panel][q][4 row + j] * a[4 q + j].
@@ -207,6 +214,10 @@ constexpr int code_quads(int) { return 8; }
 template <int kBits, int kZero>
 inline i32x16 dot_start(const int32_t* init) {
   return set_int(kZero == 0 ? 0 : *init);
+}
+template <int kBits, int kZero>
+inline i32x16 dot_end(i32x16 sum, const int32_t*) {
+  return sum;
 }
 template <int kQuads, int kBits, int kZero, int kPanels>
 inline void dot(i32x16 (&r)[kPanels], const u8x64 (&codes)[kPanels][8], const int8_t* a) {

@@ -11,14 +11,17 @@ from pyllm import __version__
 from pyllm.cli.batch import batch
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
+from pyllm.cli.convert import convert
 from pyllm.cli.doctor import doctor
 from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
+from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
 from pyllm.cli.pull import pull
+from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
 from pyllm.cli.serve import serve
 from pyllm.cli.show import show
@@ -99,6 +102,9 @@ for command in (
     rm,
     tokenize,
     embed,
+    convert,
+    quantize,
+    inspect,
     perplexity,
     bench,
     doctor,

@@ -16,9 +16,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pyllm.errors import PyllmError
+from pyllm.files import place
 from pyllm.models import Licence, Manifest, Source, parse_manifest, split_names
 from pyllm.progress import Progress
-from pyllm.pull import SourceError, check, disk_error, need_space, place, write
+from pyllm.pull import SourceError, check, disk_error, need_space, write
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,199}")

@@ -240,7 +240,7 @@ class LLM:
     ) -> list[Completion]:
         """As chat(), all params.n answers."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.generate([tokens], self._chat_params(params))
+        return self.generate([tokens], self.chat_params(params))
 
     def stream_chat(
         self,
@@ -252,7 +252,7 @@ class LLM:
     ) -> Generator[Piece, None, None]:
         """As chat(), piece by piece."""
         tokens = self.chat_tokens(messages, tools=tools, **template_arguments)
-        return self.stream(tokens, self._chat_params(params))
+        return self.stream(tokens, self.chat_params(params))
 
     def chat_tokens(
         self,
@@ -263,6 +263,11 @@ class LLM:
     ) -> list[int]:
         """The prompt that chat() gives the model. Only the template's own text becomes control tokens."""
         return self.template.encode(messages, tools=tools, **template_arguments)
+
+    def chat_params(self, params: SamplingParams | None = None) -> SamplingParams:
+        """What chat() makes of its params: None for as long as the context lasts; the template's own stops."""
+        params = params or SamplingParams(max_tokens=None)
+        return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
 
     def embed(
         self, texts: Prompt | Sequence[Prompt], pooling: Pooling | None = None
@@ -391,10 +396,6 @@ class LLM:
         if not prompt:
             raise PyllmError("the prompt is empty: expected at least one character")
         return self.tokenizer.encode(prompt)
-
-    def _chat_params(self, params: SamplingParams | None) -> SamplingParams:
-        params = params or SamplingParams(max_tokens=None)
-        return replace(params, stop=params.stop + self.template.stop) if self.template.stop else params
 
     def _pieces(self, job: Job) -> Generator[Piece, None, None]:
         for _, piece in self._run([job]):

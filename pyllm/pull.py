@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pyllm.errors import PyllmError
+from pyllm.files import place
 from pyllm.models import (
     Manifest,
     cache_errors,
@@ -132,19 +132,6 @@ def check(path: Path, size: int, sha256: str, digest: str | None = None) -> None
         digest = digest or file_sha256(path)
         if digest != sha256:
             raise SourceError(f"expected SHA-256 {sha256}, got {digest}")
-
-
-def place(partial: Path, path: Path) -> None:
-    """Makes a finished file appear under its name, whole even if the power fails now."""
-    with open(partial, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def file_sha256(path: Path, update: Callable[[int], None] = lambda done: None) -> str:

@@ -14,9 +14,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+from pyllm.files import place
 from pyllm.models import Manifest, Source, folder_bytes
 from pyllm.progress import Progress
-from pyllm.pull import SourceError, check, disk_error, need_space, place, write
+from pyllm.pull import SourceError, check, disk_error, need_space, write
 
 
 def fetch(source: Source, manifest: Manifest, show: Progress) -> None:

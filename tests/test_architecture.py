@@ -17,10 +17,11 @@ MAY_INCLUDE = {
     "gguf": {"gguf", "core"},
     "text": {"text", "core"},
     "quant": {"quant", "core"},
+    "quantize": {"quantize", "quant", "core"},
     "backend": {"backend", "quant", "core"},
     "model": {"model", "backend", "gguf", "quant", "core"},
     "engine": {"engine", "model", "backend", "quant", "core"},
-    "python": {"python", "engine", "model", "backend", "gguf", "text", "quant", "core"},
+    "python": {"python", "engine", "model", "backend", "gguf", "text", "quantize", "quant", "core"},
 }
 DEVICES = ("backend/cpu/", "backend/cuda/")
 PURE = ("engine/scheduler", "engine/block_pool", "engine/prefix_cache")
@@ -154,6 +155,7 @@ ABOVE = {
     "__main__": 4,
     "server": 3,
     "bench": 3,
+    "chat": 3,
     "quantize": 3,
     "llm": 2,
     "errors": 0,

@@ -182,15 +182,27 @@ def test_ctrl_c_stops_an_answer_and_keeps_what_came(terminal, tiny):
     chat.type(CTRL_C)
     chat.expect("pyllm: stopped")
     chat.expect("> ")
-    # At the prompt it only says how to leave. readline loses one that comes between its prompt and its wait.
-    chat.type_until(CTRL_C, "Ctrl-D leaves")
-    chat.expect("> ")
     chat.type("history\n")
     told = json.loads(re.search(r"\[\{.*\}\]", chat.expect(r"\}\]\n"))[0])
     assert [m["role"] for m in told] == ["user", "assistant", "user"]
     assert told[1]["content"].startswith("w0 w1 w2 w3 w4 w5 ")
     chat.expect("> ")
-    chat.type(CTRL_D)
+    chat.type(CTRL_C)
+    chat.expect("Ctrl-C once more, or Ctrl-D leaves")
+    chat.expect("> ")
+    chat.type(CTRL_C)
+    assert chat.wait() == 0
+
+
+def test_ctrl_c_after_a_stopped_answer_leaves(terminal, tiny):
+    chat = terminal("chat", tiny)
+    chat.expect("> ")
+    chat.type("long\n")
+    chat.expect("w5 ")
+    chat.type(CTRL_C)
+    chat.expect("pyllm: stopped")
+    chat.expect("> ")
+    chat.type(CTRL_C)
     assert chat.wait() == 0
 
 

@@ -42,6 +42,11 @@ PYLLM_HD inline float to_float(half h) {
 PYLLM_HD inline float to_float(bfloat16 b) { return bits_to_float(static_cast<uint32_t>(b.bits) << 16); }
 
 // Round to nearest, ties to even; overflow to infinity, NaN stays NaN.
+PYLLM_HD inline bfloat16 to_bfloat16(float x) {
+  const uint32_t bits = float_to_bits(x);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>(bits >> 16 | 0x40u)};
+  return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
+}
 PYLLM_HD inline half to_half(float x) {
   const uint32_t bits = float_to_bits(x);
   const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);

@@ -122,6 +122,18 @@ py::object get(const File& file, std::string_view key, py::object otherwise) {
   return value == nullptr ? otherwise : to_python(*value);
 }
 
+// As the file has it: (type, none), or ("ARRAY", type of the elements). The names are the gguf package's.
+py::tuple value_type(const File& file, std::string_view key) {
+  static constexpr const char* names[] = {"UINT8", "INT8",   "UINT16", "INT16",  "UINT32", "INT32",  "FLOAT32",
+                                          "BOOL",  "STRING", "ARRAY",  "UINT64", "INT64",  "FLOAT64"};
+  const Value* value = file.find(key);
+  if (value == nullptr) fail(file.path(), ": ", key, ": the file has no such key");
+  const char* name = names[static_cast<size_t>(value->type)];
+  if (value->is_array || value->type == ValueType::Array)
+    return py::make_tuple("ARRAY", value->is_array ? name : "ARRAY");
+  return py::make_tuple(name, py::none());
+}
+
 // Arrays of numbers as a plain list: numpy takes longer to import than all of this takes.
 py::object numbers(const File& file, std::string_view key) {
   const Value* value = file.find(key);
@@ -210,6 +222,7 @@ void bind_gguf(py::module_& m) {
       .def("get", &get, py::arg("key"), py::arg("default") = py::none(),
            "The metadata value: a bool, int, float or str, a numpy array, or a list for arrays of strings or "
            "arrays.")
+      .def("value_type", &value_type, py::arg("key"), "(type, None), or ('ARRAY', type of the elements).")
       .def("numbers", &numbers, py::arg("key"), "An array of numbers as a list; None when the key is absent.")
       .def("string_bytes", &string_bytes, py::arg("key"), "An array of strings as they are stored.")
       .def_property_readonly("tensors",

@@ -1,5 +1,7 @@
 // Weight types for Python: dequantization, and the contract's own numbers for tests.
 #include <cstring>
+#include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -7,6 +9,7 @@
 #include "python/module.h"
 #include "quant/dequantize.h"
 #include "quant/types.h"
+#include "quantize/quantize.h"
 
 namespace pyllm::python {
 namespace {
@@ -41,10 +44,10 @@ Blocks blocks_of(const TypeInfo& type, const py::buffer& buffer) {
   py::ssize_t stride = blocks.info.itemsize;
   for (py::ssize_t i = blocks.info.ndim; i-- > 0; stride *= blocks.info.shape[i])
     if (blocks.info.shape[i] > 1 && blocks.info.strides[i] != stride)
-      fail("dequantize: expected contiguous data; copy it first");
+      fail("weights: expected contiguous data; copy it first");
   const int64_t bytes = blocks.info.size * blocks.info.itemsize;
   if (bytes % type.bytes != 0)
-    fail("dequantize: expected a multiple of ", type.bytes, " bytes for ", type.name, ", got ", bytes);
+    fail("weights: expected a multiple of ", type.bytes, " bytes for ", type.name, ", got ", bytes);
   blocks.data = static_cast<const unsigned char*>(blocks.info.ptr);
   blocks.count = bytes / type.bytes;
   return blocks;
@@ -136,6 +139,33 @@ py::array_t<uint16_t> to_half_bits(const Array<float>& x) {
   return out;
 }
 
+py::array_t<uint8_t> quantize(const std::string& to, const std::string& from, const py::buffer& data,
+                              int64_t cols, const std::optional<Array<float>>& importance, bool repair,
+                              int threads) {
+  const TypeInfo &type = weight_type(to), &source = weight_type(from);
+  const Blocks blocks = blocks_of(source, data);
+  const quantize::Rows rows{source.type,
+                            {reinterpret_cast<const std::byte*>(blocks.data),
+                             static_cast<size_t>(blocks.count) * static_cast<size_t>(source.bytes)},
+                            cols};
+  quantize::Options options;
+  options.repair = repair;
+  if (importance) options.importance = {importance->data(), static_cast<size_t>(importance->size())};
+  py::array_t<uint8_t> out(quantize::quantized_bytes(type.type, rows));
+  const std::span<std::byte> bytes(reinterpret_cast<std::byte*>(out.mutable_data()),
+                                   static_cast<size_t>(out.size()));
+  py::gil_scoped_release release;
+  ThreadPool pool(threads);
+  quantize::quantize(type.type, rows, options, pool, bytes);
+  return out;
+}
+
+std::vector<std::string> written_types() {
+  std::vector<std::string> names;
+  for (const Type type : quantize::written_types()) names.emplace_back(type_info(type).name);
+  return names;
+}
+
 }  // namespace
 
 void bind_quant(py::module_& m) {
@@ -144,6 +174,14 @@ void bind_quant(py::module_& m) {
   m.def("dequantize", &dequantize, py::arg("type"), py::arg("data"), py::arg("n"),
         "n weights of a type as float32 [n]. data: their bytes, contiguous. Throws PyllmError when sizes do "
         "not fit.");
+  m.def("written_types", &written_types, "Names of the types that quantize() can write.");
+  m.def(
+      "quantize", &quantize, py::arg("type"), py::arg("source_type"), py::arg("data"), py::arg("columns"),
+      py::arg("importance") = py::none(), py::arg("repair") = false, py::arg("threads") = 0,
+      "Rows of `columns` weights, contiguous bytes of source_type, as the bytes of another type. importance: "
+      "float32 [columns], how much a squared error counts there. repair: NaN and infinities become 0. The same "
+      "bytes on every machine. Throws PyllmError: a type that cannot be written, columns that are no multiple "
+      "of a block, the place of a weight that is not finite.");
   py::module_ testing = m.def_submodule("testing", "Parts of the core one by one, for tests.");
   testing.def(
       "quant_contract",

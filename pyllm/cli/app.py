@@ -8,15 +8,20 @@ import sys
 import click
 
 from pyllm import __version__
+from pyllm.cli.batch import batch
 from pyllm.cli.bench import bench
 from pyllm.cli.chat import chat
+from pyllm.cli.convert import convert
 from pyllm.cli.doctor import doctor
 from pyllm.cli.embed import embed
 from pyllm.cli.generate import generate
+from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
+from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
 from pyllm.cli.pull import pull
+from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
 from pyllm.cli.serve import serve
 from pyllm.cli.show import show
@@ -85,5 +90,23 @@ def app() -> None:
         visible(stream)
 
 
-for command in (generate, chat, serve, pull, list_models, show, plan, rm, tokenize, embed, bench, doctor):
+for command in (
+    generate,
+    chat,
+    batch,
+    serve,
+    pull,
+    list_models,
+    show,
+    plan,
+    rm,
+    tokenize,
+    embed,
+    convert,
+    quantize,
+    inspect,
+    perplexity,
+    bench,
+    doctor,
+):
     app.add_command(command)

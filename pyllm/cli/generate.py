@@ -18,7 +18,8 @@ from pyllm.cli.options import (
     sampling_options,
     sampling_params,
 )
-from pyllm.cli.output import Answer, UsageError, note, read_text, show_json
+from pyllm.cli.output import UsageError, note, read_text, show_json
+from pyllm.terminal import Answer
 
 if TYPE_CHECKING:
     from pyllm.completion import Completion

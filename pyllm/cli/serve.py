@@ -46,6 +46,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--max-queue", type=click.IntRange(0), default=256, help="Answers that may wait.  [256]")
 @click.option("--max-tokens", type=click.IntRange(0), default=0, help="Of an answer; absent: the context.")
 @click.option("--max-body", default="16MiB", help="Of a request.  [16MiB]")
+@click.option("--max-storage", default="4GiB", help="Of files for batches; 0: no batches.  [4GiB]")
 @click.option("--receive-timeout", type=SECONDS, default=60.0, help="Seconds for a request to arrive.  [60]")
 @click.option("--drain-timeout", type=SECONDS, default=30.0, help="Seconds for answers at the end.  [30]")
 @click.option("--log-format", type=click.Choice(["human", "json", "none"]), default="human", help="[human]")

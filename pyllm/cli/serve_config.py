@@ -49,6 +49,7 @@ def read_config(path: Path, command: click.Command) -> dict[str, Any]:
 def serve_options(given: Mapping[str, Any], models: int = 1) -> ServeOptions:
     """Of the command's values, for so many models. UsageError where they make no sense together."""
     from pyllm.amounts import parse_seconds
+    from pyllm.models import home
     from pyllm.server.options import ServeOptions, read_keys
 
     keys = tuple(given["api_key"])
@@ -67,6 +68,8 @@ def serve_options(given: Mapping[str, Any], models: int = 1) -> ServeOptions:
             allow_hosts=tuple(given["allow_host"]),
             cors_origins=tuple(given["cors_origin"]),
             max_body=parse_bytes(given["max_body"]),
+            batch_folder=None if given["max_storage"] == "0" else home() / "batches",
+            max_storage=0 if given["max_storage"] == "0" else parse_bytes(given["max_storage"]),
             **{name: given[name] for name in (*same, *more)},
         )
     except PyllmError as error:

@@ -13,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm import __version__
-from pyllm.server import anthropic, protocol, responses_protocol
+from pyllm.server import anthropic, batch_protocol, protocol, responses_protocol
+from pyllm.server.batches import Batches
 from pyllm.server.chat import Chat
 from pyllm.server.completions import Completions
 from pyllm.server.embeddings import EmbeddingRoutes
 from pyllm.server.errors import ApiError, ClientLeftError
 from pyllm.server.exchange import exchange_of
+from pyllm.server.files import Files
 from pyllm.server.gate import Gate, as_api_error
 from pyllm.server.messages import Messages
 from pyllm.server.openapi import document
@@ -54,6 +56,7 @@ def routes(service: Service) -> list[Route]:
     chat, completions = Chat(service), Completions(service)
     tokens, status = TokenRoutes(service), StatusRoutes(service)
     messages, responses = Messages(service), Responses(service)
+    files, batches, b = Files(service), Batches(service), batch_protocol
     embeddings = EmbeddingRoutes(service)
     p, a, r = protocol, anthropic, responses_protocol
     return [
@@ -94,6 +97,15 @@ def routes(service: Service) -> list[Route]:
             a.InputTokens,
             fails=a.ErrorMessage,
         ),
+        Route("POST", "/v1/files", files.create, gives=b.FileObject),
+        Route("GET", "/v1/files", files.list, gives=b.FileList),
+        Route("GET", "/v1/files/{id}", files.get, gives=b.FileObject),
+        Route("DELETE", "/v1/files/{id}", files.delete, gives=b.Deleted),
+        Route("GET", "/v1/files/{id}/content", files.content, media="application/jsonl"),
+        Route("POST", "/v1/batches", batches.create, b.BatchRequest, b.BatchObject),
+        Route("GET", "/v1/batches", batches.list, gives=b.BatchList),
+        Route("GET", "/v1/batches/{id}", batches.get, gives=b.BatchObject),
+        Route("POST", "/v1/batches/{id}/cancel", batches.cancel, gives=b.BatchObject),
         Route("GET", "/v1/models", status.models, gives=p.ModelList),
         Route("GET", "/v1/models/{model:path}", status.model, gives=p.ModelCard),
         Route("POST", "/tokenize", tokens.tokenize, p.TokenizeRequest, p.Tokens),
@@ -152,7 +164,7 @@ def create_app(service: Service) -> ASGIApp:
         gate = CORSMiddleware(
             gate,
             allow_origins=list(origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=["x-request-id", "retry-after"],
         )

@@ -22,10 +22,15 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<place>.*?)`
 async def read_json(request: Request, form: type[_Form], options: ServeOptions) -> tuple[_Form, dict[str, Any]]:
     """The body as `form`, a msgspec.Struct, and as plain values. ApiError says what is wrong with it."""
     document = parse(await read_body(request, options), options)
+    return as_form(document, form, options), document
+
+
+def as_form(document: dict[str, Any], form: type[_Form], options: ServeOptions) -> _Form:
+    """Plain values as `form`. ApiError says what is wrong with them."""
     if options.strict and (unknown := sorted(set(document) - set(form.__struct_encode_fields__))):
         raise bad_request(f"unknown field {unknown[0]!r:.80}; the server was started with --strict", unknown[0])
     try:
-        return msgspec.convert(document, form, str_keys=True), document
+        return msgspec.convert(document, form, str_keys=True)
     except msgspec.ValidationError as error:
         raise _explained(error) from None
 
@@ -79,9 +84,14 @@ def parse(body: bytes, options: ServeOptions) -> dict[str, Any]:
         raise bad_request(f"the request is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise bad_request(f"expected a JSON object, found {type(document).__name__}")
-    if not _shallow(document, options.max_depth):
-        raise bad_request(f"JSON nested more than {options.max_depth} deep")
+    check_depth(document, options.max_depth)
     return document
+
+
+def check_depth(document: dict[str, Any], depth: int) -> None:
+    """ApiError when values lie in more than `depth` others."""
+    if not _shallow(document, depth):
+        raise bad_request(f"JSON nested more than {depth} deep")
 
 
 def _shallow(document: Any, depth: int) -> bool:

@@ -47,14 +47,14 @@ class Chat:
         exchange, place, body, document = await service.admit(request, ChatRequest)
         refuse_not_honoured(document)
         conversation = await begin(service, exchange, place, body)
-        writer = _Writer(conversation, bool(body.stream_options and body.stream_options.include_usage))
+        writer = ChatWriter(conversation, bool(body.stream_options and body.stream_options.include_usage))
         return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
 
 
-class _Writer:
+class ChatWriter:
     """Writes a conversation's answers in OpenAI's form."""
 
-    def __init__(self, conversation: Conversation, include_usage: bool) -> None:
+    def __init__(self, conversation: Conversation, include_usage: bool = False) -> None:
         self._conversation = conversation
         self._tokenizer = conversation.model.llm.tokenizer
         self._include_usage = include_usage

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyllm.generation import Job
     from pyllm.llm import LLM
     from pyllm.server.engine import Answers
+    from pyllm.server.options import ServeOptions
     from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
 
@@ -46,77 +47,77 @@ class Completions:
         service = self._service
         exchange, place, body, document = await service.admit(request, CompletionRequest)
         refuse_not_honoured(document)
-        if body.suffix and body.echo:
-            raise bad_request("echo: not with suffix: the answer lies between the two", "echo")
         model = await service.open(exchange, body.model)
-        jobs = await self._jobs(model, body)
+        compiles = asked_constraint(body) is not None
+        jobs = await service.in_worker(lambda: prepared(service.options, model, body), compiles)
         place.grow(sum(job.params.n for job in jobs))
-        exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
-        echoes = await self._echoes(request, model, jobs, body, exchange) if body.echo else []
-        generated = [] if body.max_tokens == 0 else jobs
-        answers = start(service, model, generated, body, exchange)
-        answer = _Answer(model, jobs, echoes, exchange, body)
+        answers, writer = await begin(service, exchange, model, body, jobs)
         if body.stream:
             exchange.streamed = True
-            return EventStream(answer.frames(answers), answers)
+            return EventStream(writer.frames(answers), answers)
         async with watching(request.receive, answers):
-            return json_response(await answer.whole(answers))
+            return json_response(await writer.whole(answers))
 
-    async def _jobs(self, model: ServedModel, body: CompletionRequest) -> list[Job]:
-        service, llm = self._service, model.llm
-        params = completion_params(body, model.defaults, service.options)
-        if constraint := asked_constraint(body):
-            params = replace(params, constraint=constraint)
-        prompts = texts_or_tokens(body.prompt, "prompt")
-        if not prompts:
-            raise bad_request("prompt: expected at least one, got none", "prompt")
-        if len(prompts) * params.n > service.options.max_n:
-            limit = service.options.max_n
-            raise bad_request(
-                f"prompt: {len(prompts)} with n {params.n} are more than the {limit} answers of a request",
-                "prompt",
-            )
 
-        def encode(prompt: str | list[int]) -> list[int]:
-            if body.suffix:
-                return fill_in(llm, prompt, body.suffix)
-            return llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+def prepared(options: ServeOptions, model: ServedModel, body: CompletionRequest) -> list[Job]:
+    """The prompts' tokens with their parameters, on any thread."""
+    if body.suffix and body.echo:
+        raise bad_request("echo: not with suffix: the answer lies between the two", "echo")
+    llm, params = model.llm, completion_params(body, model.defaults, options)
+    if constraint := asked_constraint(body):
+        params = replace(params, constraint=constraint)
+    prompts = texts_or_tokens(body.prompt, "prompt")
+    if not prompts:
+        raise bad_request("prompt: expected at least one, got none", "prompt")
+    if len(prompts) * params.n > options.max_n:
+        raise bad_request(
+            f"prompt: {len(prompts)} with n {params.n} are more than the {options.max_n} answers of a request",
+            "prompt",
+        )
 
-        def prepare() -> list[Job]:
-            return [llm.job(encode(prompt), params, trusted=False) for prompt in prompts]
+    def encode(prompt: str | list[int]) -> list[int]:
+        if body.suffix:
+            return fill_in(llm, prompt, body.suffix)
+        return llm.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
 
-        try:
-            return await service.in_worker(prepare, compiles=constraint is not None)
-        except PyllmError as error:
-            if str(error).startswith("constraint: "):
-                raise refused(error, field_of(body)) from None
-            raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
+    try:
+        return [llm.job(encode(prompt), params, trusted=False) for prompt in prompts]
+    except PyllmError as error:
+        if str(error).startswith("constraint: "):
+            raise refused(error, field_of(body)) from None
+        raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
 
-    async def _echoes(
-        self,
-        request: Request,
-        model: ServedModel,
-        jobs: list[Job],
-        body: CompletionRequest,
-        exchange: Exchange,
-    ) -> list[_Echo]:
-        """The prompts as they will be repeated; with log-probabilities where they are asked for."""
-        prompts, echoes = texts_or_tokens(body.prompt, "prompt"), []
-        left = threading.Event()
-        exchange.stack.callback(left.set)
-        options = {"cache_salt": self._service.salt(exchange, body.cache_salt), "priority": body.priority or 0}
-        for prompt, job in zip(prompts, jobs, strict=True):
-            text = prompt if isinstance(prompt, str) else model.llm.tokenizer.decode(job.tokens)
-            items: list[tuple[int, Logprob | None]] = []
-            if body.logprobs is not None:
-                top = body.logprobs
-                try:
-                    scores = await asyncio.to_thread(prompt_logprobs, model.llm, job.tokens, top, left, options)
-                except PyllmError as error:
-                    raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
-                items = list(zip(job.tokens, scores, strict=True))
-            echoes.append(_Echo(text, items))
-        return echoes
+
+async def begin(
+    service: Service, exchange: Exchange, model: ServedModel, body: CompletionRequest, jobs: list[Job]
+) -> tuple[Answers[Piece], CompletionWriter]:
+    """Puts prompts to the model."""
+    exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
+    echoes = await _echoes(service, exchange, model, body, jobs) if body.echo else []
+    answers = start(service, model, [] if body.max_tokens == 0 else jobs, body, exchange)
+    return answers, CompletionWriter(model, jobs, echoes, exchange, body)
+
+
+async def _echoes(
+    service: Service, exchange: Exchange, model: ServedModel, body: CompletionRequest, jobs: list[Job]
+) -> list[_Echo]:
+    """The prompts as they will be repeated; with log-probabilities where they are asked for."""
+    prompts, echoes = texts_or_tokens(body.prompt, "prompt"), []
+    left = threading.Event()
+    exchange.stack.callback(left.set)
+    options = {"cache_salt": service.salt(exchange, body.cache_salt), "priority": body.priority or 0}
+    for prompt, job in zip(prompts, jobs, strict=True):
+        text = prompt if isinstance(prompt, str) else model.llm.tokenizer.decode(job.tokens)
+        items: list[tuple[int, Logprob | None]] = []
+        if body.logprobs is not None:
+            top = body.logprobs
+            try:
+                scores = await asyncio.to_thread(prompt_logprobs, model.llm, job.tokens, top, left, options)
+            except PyllmError as error:
+                raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
+            items = list(zip(job.tokens, scores, strict=True))
+        echoes.append(_Echo(text, items))
+    return echoes
 
 
 def fill_in(llm: LLM, prompt: str | list[int], suffix: str) -> list[int]:
@@ -134,7 +135,7 @@ class _Echo:
         self.items = items
 
 
-class _Answer:
+class CompletionWriter:
     """Writes one request's answers: choice number = prompt * n + answer."""
 
     def __init__(
@@ -160,12 +161,11 @@ class _Answer:
     async def whole(self, answers: Answers[Piece]) -> Completion:
         """All of it at once."""
         choices = {number: self._echo_choice(number) for number in range(self._count)}
-        while pieces := await answers.next():
-            self._tally.first_token()
-            for job, piece in pieces:
-                if piece.completion is not None:
-                    self._tally.add(job, piece.completion)
-                    self._finish(choices[job * self._n + piece.answer], piece.completion)
+        for job, piece in await answers.rest():
+            self._tally.first_token(answers.first)
+            if piece.completion is not None:
+                self._tally.add(job, piece.completion)
+                self._finish(choices[job * self._n + piece.answer], piece.completion)
         done = self._document([choices[number] for number in range(self._count)])
         done.usage, done.timings = self._tally.usage(), self._tally.timings()
         return done
@@ -176,7 +176,7 @@ class _Answer:
             echoed = [self._echo_choice(number) for number in range(self._count)]
             yield b"".join(frame(self._chunk([choice])) for choice in echoed)
         while pieces := await answers.next():
-            self._tally.first_token()
+            self._tally.first_token(answers.first)
             yield b"".join(frame(self._chunk([self._part(job, piece)])) for job, piece in pieces)
         if self._include_usage:
             last = self._document([])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from pyllm.parsers import Delta
     from pyllm.server.admission import Place
     from pyllm.server.engine import Answers
+    from pyllm.server.options import ServeOptions
     from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
 
@@ -76,9 +77,15 @@ class Conversation:
 
     async def next(self) -> list[Part]:
         """At least one part; none when all answers have ended. ApiError and ClientLeftError end it early."""
-        pieces = await self._answers.next()
+        return self._parts(await self._answers.next())
+
+    async def rest(self) -> list[Part]:
+        """As next(), all that is still to come at once."""
+        return self._parts(await self._answers.rest())
+
+    def _parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
         if pieces:
-            self.tally.first_token()
+            self.tally.first_token(self._answers.first)
         return [self._part(piece) for _, piece in pieces]
 
     def _part(self, piece: Piece) -> Part:
@@ -123,26 +130,31 @@ class Conversation:
         if frames is not None:
             exchange_of(request).streamed = True
             return EventStream(frames(), self._answers)
-        parts: list[Part] = []
         async with watching(request.receive, self._answers):
-            while more := await self.next():
-                parts += more
+            parts = await self.rest()
         return json_response(whole(parts))
 
 
 async def begin(service: Service, exchange: Exchange, place: Place, body: ChatRequest) -> Conversation:
     """Puts a conversation to the model. `body`: the request, in OpenAI's form whatever it came in."""
     model = await service.open(exchange, body.model)
-    prepared = await prepare(service, model, body)
-    job, tools, dialect = prepared.job, prepared.choice.tools, prepared.dialect
-    place.grow(job.params.n)
+    ready = await prepare(service, model, body)
+    place.grow(ready.job.params.n)
+    return converse(service, exchange, model, body, ready)
+
+
+def converse(
+    service: Service, exchange: Exchange, model: ServedModel, body: ChatRequest, ready: Prepared
+) -> Conversation:
+    """Puts to the model what prepare() has made of the request."""
+    job, tools, dialect = ready.job, ready.choice.tools, ready.dialect
     exchange.model, exchange.prompt_tokens = model.id, len(job.tokens)
     parsers: list[Parser | None] = [None] * job.params.n
     if dialect.finds(tools):
         prompt = _end_of(model, job.tokens)
         parsers = [dialect.parser(tools=tools, prompt=prompt) for _ in range(job.params.n)]
     answers = start(service, model, [job], body, exchange)
-    return Conversation(model, job, answers, exchange, parsers, prepared.choice.many)
+    return Conversation(model, job, answers, exchange, parsers, ready.choice.many)
 
 
 @dataclass(frozen=True)
@@ -156,7 +168,13 @@ class Prepared:
 
 async def prepare(service: Service, model: ServedModel, body: ChatRequest) -> Prepared:
     """The prompt's tokens with their parameters, and what the answer may be."""
-    options, template = service.options, model.llm.template
+    compiles = tool_choice(body).forced or asked_constraint(body) is not None
+    return await service.in_worker(lambda: prepared(service.options, model, body), compiles)
+
+
+def prepared(options: ServeOptions, model: ServedModel, body: ChatRequest) -> Prepared:
+    """As prepare(), at once, on any thread."""
+    template = model.llm.template
     if len(body.messages) > options.max_messages:
         raise bad_request(
             f"messages: expected at most {options.max_messages}, got {len(body.messages)}", "messages"
@@ -166,15 +184,11 @@ async def prepare(service: Service, model: ServedModel, body: ChatRequest) -> Pr
     choice, text = tool_choice(body), asked_constraint(body)
     if visible := model.visible_tokens:
         params = replace(params, visible_tokens=visible)
-
-    def encode() -> Prepared:
+    try:
         tokens = template.encode(body.messages, tools=choice.tools, **arguments)
         constraint, dialect = answer_constraint(model.llm, model.dialect, choice, text, _end_of(model, tokens))
         constrained = replace(params, constraint=constraint) if constraint else params
         return Prepared(model.llm.job(tokens, constrained, trusted=False), choice, dialect)
-
-    try:
-        return await service.in_worker(encode, compiles=choice.forced or text is not None)
     except PyllmError as error:
         if str(error).startswith("constraint: "):
             raise refused(error, "tools" if choice.forced else field_of(body)) from None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyllm.embedding import EmbedJob
     from pyllm.llm import LLM
     from pyllm.server.exchange import Exchange
+    from pyllm.server.options import ServeOptions
     from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
 
@@ -46,65 +47,63 @@ class EmbeddingRoutes:
         service = self._service
         exchange, place, body, _ = await service.admit(request, EmbeddingsRequest)
         model = await service.open(exchange, body.model)
-        size = model.llm.config.dim
-        if body.dimensions is not None and body.dimensions > size:
-            raise bad_request(
-                f"dimensions: expected at most {size}, the model's, got {body.dimensions}",
-                "dimensions",
-            )
-        jobs = await self._jobs(model.llm, body)
+        jobs = await service.in_worker(lambda: prepared(service.options, model.llm, body))
         place.grow(min(len(jobs), AT_ONCE))
-        exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
-        vectors = await self._vectors(request, model, jobs, body, exchange)
-        return await service.in_worker(lambda: json_response(_document(model, vectors, body, exchange)))
-
-    async def _jobs(self, llm: LLM, body: EmbeddingsRequest) -> list[EmbedJob]:
-        inputs = texts_or_tokens(body.input, "input")
-        if not 1 <= len(inputs) <= MAX_INPUTS:
-            raise bad_request(f"input: expected 1 to {MAX_INPUTS} texts, got {len(inputs)}", "input")
-
-        def prepare() -> list[EmbedJob]:
-            jobs = []
-            for number, text in enumerate(inputs):
-                name = f"input[{number}]" if len(inputs) > 1 else "input"
-                try:
-                    jobs.append(llm.embed_job(text, body.pooling, default=self._service.options.pooling))
-                except PyllmError as error:
-                    raise bad_request(f"{name}: {error}", "input") from None
-                if (length := len(jobs[-1].tokens)) > llm.context:
-                    raise bad_request(
-                        f"{name}: {length} tokens are more than the context of {llm.context}; shorten it",
-                        "input",
-                        "context_length_exceeded",
-                    )
-            return jobs
-
-        return await self._service.in_worker(prepare)
-
-    async def _vectors(
-        self,
-        request: Request,
-        model: ServedModel,
-        jobs: list[EmbedJob],
-        body: EmbeddingsRequest,
-        exchange: Exchange,
-    ) -> list[npt.NDArray[np.float32]]:
-        vectors: dict[int, npt.NDArray[np.float32]] = {}
-        for first in range(0, len(jobs), AT_ONCE):
-            answers = start(self._service, model, jobs[first : first + AT_ONCE], body, exchange)
-            async with watching(request.receive, answers):
-                while found := await answers.next():
-                    for number, embedding in found:
-                        vectors[first + number] = embedding.vector
-                        exchange.cached_tokens += embedding.usage.cached_tokens
-                        if exchange.queue_s is None:
-                            exchange.queue_s = embedding.queue_s
-        return [vectors[number] for number in range(len(jobs))]
+        vectors = await compute(service, exchange, model, body, jobs)
+        return await service.in_worker(lambda: json_response(document(model, vectors, body, exchange)))
 
 
-def _document(
+def prepared(options: ServeOptions, llm: LLM, body: EmbeddingsRequest) -> list[EmbedJob]:
+    """The texts' tokens, on any thread."""
+    size = llm.config.dim
+    if body.dimensions is not None and body.dimensions > size:
+        raise bad_request(
+            f"dimensions: expected at most {size}, the model's, got {body.dimensions}", "dimensions"
+        )
+    inputs = texts_or_tokens(body.input, "input")
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise bad_request(f"input: expected 1 to {MAX_INPUTS} texts, got {len(inputs)}", "input")
+    jobs = []
+    for number, text in enumerate(inputs):
+        name = f"input[{number}]" if len(inputs) > 1 else "input"
+        try:
+            jobs.append(llm.embed_job(text, body.pooling, default=options.pooling))
+        except PyllmError as error:
+            raise bad_request(f"{name}: {error}", "input") from None
+        if (length := len(jobs[-1].tokens)) > llm.context:
+            raise bad_request(
+                f"{name}: {length} tokens are more than the context of {llm.context}; shorten it",
+                "input",
+                "context_length_exceeded",
+            )
+    return jobs
+
+
+async def compute(
+    service: Service,
+    exchange: Exchange,
+    model: ServedModel,
+    body: EmbeddingsRequest,
+    jobs: list[EmbedJob],
+) -> list[npt.NDArray[np.float32]]:
+    """A vector each."""
+    exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
+    vectors: dict[int, npt.NDArray[np.float32]] = {}
+    for first in range(0, len(jobs), AT_ONCE):
+        answers = start(service, model, jobs[first : first + AT_ONCE], body, exchange)
+        async with watching(exchange.receive, answers):
+            for number, embedding in await answers.rest():
+                vectors[first + number] = embedding.vector
+                exchange.cached_tokens += embedding.usage.cached_tokens
+                if exchange.queue_s is None:
+                    exchange.queue_s = embedding.queue_s
+    return [vectors[number] for number in range(len(jobs))]
+
+
+def document(
     model: ServedModel, vectors: list[npt.NDArray[np.float32]], body: EmbeddingsRequest, exchange: Exchange
 ) -> Embeddings:
+    """The answer."""
     data = [
         EmbeddingObject(number, _encoded(_shortened(vector, body.dimensions), body.encoding_format))
         for number, vector in enumerate(vectors)

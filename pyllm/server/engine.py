@@ -30,8 +30,9 @@ class Answers(Generic[_T]):
         self._pieces: list[tuple[int, _T]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self._patient = False  # waits for all of it
         self.started = time.perf_counter()
-        self.last = 0.0  # when the last piece came
+        self.first = self.last = 0.0  # when the first and the last piece came
         self.cached_tokens = 0  # of the first job's prompt, known when a piece has come
 
     async def next(self) -> list[tuple[int, _T]]:
@@ -50,6 +51,14 @@ class Answers(Generic[_T]):
             finally:
                 self._waiter = None
         pieces, self._pieces = self._pieces, []
+        return pieces
+
+    async def rest(self) -> list[tuple[int, _T]]:
+        """As next(), all that is still to come at once: nobody is woken up for a token."""
+        pieces: list[tuple[int, _T]] = []
+        self._patient = True
+        while more := await self.next():
+            pieces += more
         return pieces
 
     def fail(self, error: Exception) -> None:
@@ -79,7 +88,8 @@ class Answers(Generic[_T]):
 
     def push(self, job: int, piece: _T) -> None:
         self._pieces.append((job, piece))
-        self._wake()
+        if not self._patient:
+            self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -166,8 +176,8 @@ class AsyncEngine:
             if piece is not None:
                 if 0 < answers.last < now and isinstance(piece, Piece):
                     self._gap(now - answers.last)
-                if not answers.last:
-                    answers.cached_tokens = event.cached_tokens
+                if not answers.first:
+                    answers.first, answers.cached_tokens = now, event.cached_tokens
                 answers.last = now
                 answers.push(number, piece)
             if request.done:

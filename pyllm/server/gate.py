@@ -91,7 +91,7 @@ class Gate:
     def _label(self, path: str) -> str:
         if path in self._paths:
             return path
-        for family in ("/v1/models/", "/v1/responses/"):
+        for family in ("/v1/models/", "/v1/responses/", "/v1/files/", "/v1/batches/"):
             if path.startswith(family):
                 return family
         return "other"

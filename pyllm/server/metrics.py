@@ -58,6 +58,8 @@ class Metrics:
         self._prompt = self._counter("pyllm_prompt_tokens", "Tokens of prompts.")
         self._cached = self._counter("pyllm_prompt_cached_tokens", "Of them, not computed again.")
         self._generated = self._counter("pyllm_generation_tokens", "Tokens of answers.")
+        self._rows = self._counter("pyllm_batch_rows", "Rows of jobs that were answered.")
+        self._failed_rows = self._counter("pyllm_batch_rows_failed", "Rows of jobs that failed.")
         self._left = Counter(
             "pyllm_clients_left", "Requests whose client did not wait for the answer.", registry=self.registry
         )
@@ -103,13 +105,21 @@ class Metrics:
         if not model:
             return
         self._duration.labels(model).observe(time.perf_counter() - exchange.started)
-        self._prompt.labels(model).inc(exchange.prompt_tokens)
-        self._cached.labels(model).inc(exchange.cached_tokens)
-        self._generated.labels(model).inc(exchange.completion_tokens)
+        self._count_tokens(exchange)
         if exchange.queue_s is not None:
             self._queue.labels(model).observe(exchange.queue_s)
         if exchange.first_token_s is not None:
             self._first.labels(model).observe(exchange.first_token_s)
+
+    def row(self, exchange: Exchange, failed: bool) -> None:
+        """Counts a row of a job; how long it took says nothing, as it runs when there is room."""
+        (self._failed_rows if failed else self._rows).labels(exchange.model).inc()
+        self._count_tokens(exchange)
+
+    def _count_tokens(self, exchange: Exchange) -> None:
+        self._prompt.labels(exchange.model).inc(exchange.prompt_tokens)
+        self._cached.labels(exchange.model).inc(exchange.cached_tokens)
+        self._generated.labels(exchange.model).inc(exchange.completion_tokens)
 
     def text(self) -> bytes:
         """The exposition format."""

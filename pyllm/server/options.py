@@ -61,6 +61,10 @@ class ServeOptions:
     keep_alive: float = 0.0  # that an unused model stays loaded; 0: until memory is short
     room_timeout: float = 60.0  # for models in use to end, when another one needs their memory
 
+    batch_folder: Path | None = None  # of /v1/files and /v1/batches; none: there are no such
+    max_file: int = 200 << 20
+    max_storage: int = 4 << 30  # of all files
+
     log_format: str = "human"
 
     def __post_init__(self) -> None:

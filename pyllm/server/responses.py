@@ -48,12 +48,11 @@ class Responses:
         exchange, place, body, _ = await service.admit(request, ResponsesRequest)
         refuse_not_honoured(body)
         history = self._history(body, exchange)
-        system = [{"role": "system", "content": body.instructions}] if body.instructions else []
         try:
-            conversation = await begin(service, exchange, place, chat_request(body, system + history))
+            conversation = await begin(service, exchange, place, chat_request(body, history))
         except ApiError as error:
             raise error.named("response_format", "text.format") from None
-        writer = _Writer(conversation, body)
+        writer = ResponseWriter(conversation, body)
 
         def finished(response: ResponseObject) -> None:
             if body.store is not False:
@@ -94,7 +93,7 @@ class Responses:
         return kept
 
 
-class _Writer:
+class ResponseWriter:
     """Writes one answer: items grow as deltas come, and every change is an event."""
 
     def __init__(self, conversation: Conversation, body: ResponsesRequest) -> None:

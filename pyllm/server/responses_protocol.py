@@ -127,10 +127,12 @@ def refuse_not_honoured(body: ResponsesRequest) -> None:
 
 
 def chat_request(body: ResponsesRequest, messages: list[Message]) -> ChatRequest:
-    """The same request in the form of a chat; `messages`: all of them."""
+    """The same request in the form of a chat; `messages`: all of them but the instructions, which hold for one
+    answer only."""
+    system = [{"role": "system", "content": body.instructions}] if body.instructions else []
     return ChatRequest(
         model=body.model,
-        messages=messages,
+        messages=system + messages,
         max_tokens=body.max_output_tokens,
         temperature=body.temperature,
         top_p=body.top_p,

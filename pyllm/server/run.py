@@ -83,6 +83,8 @@ class Server(uvicorn.Server):
         self._service.log.message(f"listening on {scheme}://{shown}:{port}; {what}")
         if self._service.starting:
             self._start = asyncio.ensure_future(self._load())
+        else:
+            self._service.batches.resume()
 
     async def _load(self) -> None:
         registry = self._service.registry
@@ -92,6 +94,8 @@ class Server(uvicorn.Server):
             self.error = None if self.should_exit else error
             self.should_exit = True
         self._service.starting = False
+        if self.error is None:
+            self._service.batches.resume()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -121,6 +125,7 @@ class Server(uvicorn.Server):
             )
         deadline = asyncio.ensure_future(self._fail_at_deadline())
         try:
+            await service.batches.close()
             await super().shutdown(sockets)
         finally:
             deadline.cancel()

@@ -12,6 +12,7 @@ import msgspec
 
 from pyllm._core import available_memory
 from pyllm.server.admission import Admission
+from pyllm.server.batches import BatchRunner
 from pyllm.server.body import read_json
 from pyllm.server.errors import not_ready
 from pyllm.server.exchange import exchange_of, unless_left
@@ -47,6 +48,7 @@ class Service:
         self.registry = Registry(sources, options, self.metrics, self.log, memory)
         self.admission = Admission(options.max_sequences + options.max_queue)
         self.draining = False
+        self.batches = BatchRunner(self)
         self.starting = len(sources) == 1  # until the only model has been loaded for the first time
         # Templates and tokenizers take milliseconds: the loop must not wait for them.
         self._workers = ThreadPoolExecutor(2, thread_name_prefix="pyllm-prompt")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from pyllm.server.protocol import PromptTokensDetails, Timings, Usage
@@ -20,10 +19,10 @@ class Tally:
         self._cached = [0] * prompts
         self._longest: Completion | None = None
 
-    def first_token(self) -> None:
-        """To be called when anything has come."""
+    def first_token(self, at: float) -> None:
+        """To be called when anything has come; at: when the first of it came, by time.perf_counter()."""
         if self._exchange.first_token_s is None:
-            self._exchange.first_token_s = time.perf_counter() - self._exchange.started
+            self._exchange.first_token_s = at - self._exchange.started
 
     def add(self, job: int, completion: Completion) -> None:
         self._cached[job] = completion.usage.cached_tokens

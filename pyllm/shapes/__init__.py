@@ -4,8 +4,8 @@ The same arguments give the same file. Blocks are random bytes under scales chos
 standard deviation asked for; speed does not depend on what weights say.
 """
 
+from pyllm.mixes import MIXES
 from pyllm.shapes.shape import ARCHITECTURES, PRESETS, Shape
-from pyllm.shapes.types import MIXES
 from pyllm.shapes.write import write_model, write_shape
 
 __all__ = ["ARCHITECTURES", "MIXES", "PRESETS", "Shape", "write_model", "write_shape"]

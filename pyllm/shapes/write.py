@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
-import gguf
-import numpy as np
-from gguf.constants import GGML_QUANT_SIZES
+from gguf.constants import GGMLQuantizationType
 
 from pyllm.errors import PyllmError
+from pyllm.gguf_writer import Tensor, typed, write_gguf
 from pyllm.shapes.shape import ARCHITECTURES, Shape, model_metadata
 from pyllm.shapes.types import tensor_types
 from pyllm.shapes.vocabulary import byte_vocabulary, copied_vocabulary
 from pyllm.shapes.weights import tensor_data
+
+if TYPE_CHECKING:
+    from pyllm._core import Buffer
 
 
 def write_model(
@@ -81,43 +83,10 @@ def write_shape(
         known = key.startswith(("general.", "tokenizer.", f"{shape.arch}."))
         metadata[key if known else f"{shape.arch}.{key}"] = value
 
-    tensors = tensor_types(shape, quant)
-    writer = gguf.GGUFWriter(None, shape.arch)
-    for key, value in metadata.items():
-        put(writer, key, value)
-    for name, dims, kind in tensors:
-        block, size = GGML_QUANT_SIZES[kind]
-        stored = (*dims[:-1], dims[-1] // block * size)
-        writer.add_tensor_info(name, stored, np.dtype(np.uint8), math.prod(stored), kind)
-    try:
-        writer.write_header_to_file(Path(path))
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-    finally:
-        writer.close()
-    with open(path, "ab") as file:
-        for name, dims, kind in tensors:
-            pad(file)
-            for piece in tensor_data(name, dims, kind, shape, seed, std):
-                file.write(piece.data)
-        pad(file)
+    def pieces(name: str, dims: tuple[int, ...], kind: GGMLQuantizationType) -> Callable[[], Iterable[Buffer]]:
+        return lambda: (piece.data for piece in tensor_data(name, dims, kind, shape, seed, std))
+
+    tensors = [Tensor(*tensor, pieces(*tensor)) for tensor in tensor_types(shape, quant)]
+    typed_metadata = {key: typed(value) for key, value in metadata.items() if value is not None}
+    write_gguf(Path(path), shape.arch, typed_metadata, tensors)
     return Path(path)
-
-
-def pad(file: BinaryIO) -> None:
-    file.write(bytes(-file.tell() % gguf.GGUF_DEFAULT_ALIGNMENT))
-
-
-def put(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if value is None:
-        writer.kv_data[0].pop(key, None)
-    elif isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        (writer.add_uint32 if value >= 0 else writer.add_int32)(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    else:
-        writer.add_array(key, list(value))

@@ -23,6 +23,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Not `-m pyllm`: from the repository's root that would find the source folder.
+PYLLM = str(Path(sys.executable).with_name("pyllm"))
+
 WORDS = [
     "the",
     "a",
@@ -130,9 +133,7 @@ def measure(pid: int, port: int, clients: int, generated: int, source: random.Ra
 
 def start_server(model: str, arguments: list[str]) -> tuple[subprocess.Popen[str], int]:
     command = [
-        sys.executable,
-        "-m",
-        "pyllm",
+        PYLLM,
         "serve",
         model,
         "--port",
@@ -143,14 +144,15 @@ def start_server(model: str, arguments: list[str]) -> tuple[subprocess.Popen[str
     ]
     server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
-    port = 0
+    port, said = 0, []
     for line in server.stderr:
+        said.append(line)
         if found := re.search(r"listening on http://[^:]+:(\d+)", line):
             port = int(found[1])
         if "is ready" in line:
             break
     else:
-        raise SystemExit("the server did not start")
+        raise SystemExit(f"the server did not start:\n{''.join(said)}")
     # Its log must go on being read, by nobody who costs anything.
     subprocess.Popen(["cat"], stdin=server.stderr, stdout=subprocess.DEVNULL)
     return server, port
@@ -159,7 +161,7 @@ def start_server(model: str, arguments: list[str]) -> tuple[subprocess.Popen[str
 def bench(model: str, clients: list[int], generated: int) -> dict[int, float]:
     """`pyllm bench`'s batched decode, the measure for the others."""
     batches = ",".join(map(str, clients))
-    command = [sys.executable, "-m", "pyllm", "bench", model, "--prompt", "64", "--batch", batches, "--json"]
+    command = [PYLLM, "bench", model, "--prompt", "64", "--batch", batches, "--json"]
     done = subprocess.run([*command, "--gen", str(generated), "--depth", "60"], capture_output=True, check=True)
     results = json.loads(done.stdout)["results"]
     return {r["batch"]: r["tokens_per_second"]["median"] for r in results if r["test"] == "decode"}

@@ -1,0 +1,289 @@
+"""/v1/batches: jobs over kept files, run behind all other requests, and gone on with after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from pyllm.batch.forms import URLS, Forms
+from pyllm.batch.job import Counts, Job, Plan, recovered
+from pyllm.batch.output import LockedError, Output
+from pyllm.batch.reading import read_lines
+from pyllm.batch.row import Record, key_of
+from pyllm.errors import PyllmError
+from pyllm.server.batch_protocol import (
+    ENDED,
+    BatchError,
+    BatchErrors,
+    BatchList,
+    BatchObject,
+    BatchRequest,
+    RequestCounts,
+)
+from pyllm.server.errors import ApiError, bad_request
+from pyllm.server.files import store_of
+from pyllm.server.offline import Offline, offline_exchange
+from pyllm.server.store import Store, callers, new_id, page
+from pyllm.server.stream import json_response
+
+if TYPE_CHECKING:
+    from pyllm.server.served import ServedModel
+    from pyllm.server.service import Service
+
+AT_ONCE = 4  # batches that run side by side
+ROOM_S = 10.0  # between two looks at how much is stored
+
+
+class Running:
+    """A batch on its way."""
+
+    def __init__(self, store: Store, batch: BatchObject) -> None:
+        self.store = store
+        self.batch = batch
+        self.job: Job | None = None
+        self.model: ServedModel | None = None
+        self.cancelled = False
+        self.task: asyncio.Task[None] | None = None
+
+
+class BatchRunner:
+    """Runs the batches of all callers. It belongs to the event loop."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._running: dict[str, Running] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._working = 0
+        self._closing = False
+
+    def resume(self) -> None:
+        """Goes on with what an earlier process has left. Called when the model is there."""
+        options = self._service.options
+        if options.batch_folder is None:
+            return
+        for caller in callers(options.batch_folder):
+            store = Store(options.batch_folder, caller, options.max_storage)
+            for batch in reversed(store.batches()):
+                if batch.status not in ENDED and batch.model in self._service.registry.entries:
+                    self.start(store, batch)
+
+    def start(self, store: Store, batch: BatchObject) -> None:
+        running = self._running[batch.id] = Running(store, batch)
+        running.cancelled = batch.status == "cancelling"
+        running.task = asyncio.ensure_future(self._run(running))
+
+    def find(self, id: str) -> Running | None:
+        return self._running.get(id)
+
+    async def close(self) -> None:
+        """Ends all jobs at once; what they have done is written, and they go on at the next start."""
+        self._closing = True
+        tasks = [running.task for running in self._running.values() if running.task is not None]
+        for running in self._running.values():
+            if running.job is not None:
+                running.job.stop(0.0)
+            elif running.task is not None:
+                running.task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # -- inside ------------------------------------------------------------------------------------------------
+
+    async def _run(self, running: Running) -> None:
+        batch = running.batch
+        try:
+            async with self._places:
+                await self._work(running)
+        except asyncio.CancelledError:
+            pass
+        except LockedError:
+            pass  # another server works on it
+        except Exception as error:
+            if self._closing or (running.model is not None and running.model.engine.broken):
+                return  # it goes on at the next start
+            batch.errors = BatchErrors(data=[BatchError(code="failed", message=str(error))])
+            with contextlib.suppress(ApiError):
+                await asyncio.to_thread(self._finish, running, "failed")
+        finally:
+            self._running.pop(batch.id, None)
+
+    async def _work(self, running: Running) -> None:
+        batch, store = running.batch, running.store
+        job = key_of(batch.id.encode(), batch.model.encode(), digits=8)
+        records = partial(_records, store, batch.input_file_id)
+        if not batch.request_counts.total:
+            batch.request_counts.total = await asyncio.to_thread(lambda: sum(1 for _ in records()))
+            if not batch.request_counts.total:
+                raise PyllmError("the input file is empty: expected at least one row")
+        if running.cancelled:
+            await asyncio.to_thread(self._finish, running, "cancelled")
+            return
+        batch.status, batch.in_progress_at = "in_progress", batch.in_progress_at or int(time.time())
+        await asyncio.to_thread(store.save, batch)
+        counts = await self._answer_rows(running, Forms(endpoint=batch.endpoint), job, records)
+        if running.cancelled or counts.finished:
+            await asyncio.to_thread(self._finish, running, "cancelled" if running.cancelled else "completed")
+        else:  # the server ends: the next one goes on
+            await asyncio.to_thread(store.save, batch)
+
+    async def _answer_rows(
+        self, running: Running, forms: Forms, job: str, records: Callable[[], Iterator[Record]]
+    ) -> Counts:
+        batch, store = running.batch, running.store
+        exchange = offline_exchange("/v1/batches", store.caller)
+        with exchange.stack, contextlib.ExitStack() as files:
+            output, errors = (
+                files.enter_context(contextlib.closing(Output(path, job))) for path in _outputs(store, batch)
+            )
+            plan = Plan(records, forms, output, job, errors, slots=self._slots)
+            done = await asyncio.to_thread(recovered, plan)
+            running.model = await self._service.open(exchange, batch.model)
+            offline = Offline(self._service, running.model, store.caller)
+            running.job = Job(plan, done, offline, partial(_count, batch, done.failed))
+            if running.cancelled or self._closing:
+                running.job.stop(0.0)
+            room = asyncio.ensure_future(_watch_room(store, running.job))
+            self._working += 1
+            try:
+                return await running.job.run()
+            finally:
+                self._working -= 1
+                room.cancel()
+
+    def _slots(self) -> int:
+        """Answers that a batch may ask for now: its part of what other requests leave free."""
+        if self._service.draining:
+            return 0
+        free = self._service.options.max_sequences - self._service.admission.taken
+        return max(0, free // max(1, self._working))
+
+    def _finish(self, running: Running, status: Literal["completed", "cancelled", "failed"]) -> None:
+        """Names the files of a batch that has ended; that is told when it is on disk. Empty files are none."""
+        batch, store = running.batch, running.store
+        output, errors = _outputs(store, batch)
+        for path, kind in ((output, "output"), (errors, "error")):
+            if not path.exists():
+                continue
+            if path.stat().st_size:
+                kept = store.register(path.stem, f"{batch.id}_{kind}.jsonl", "batch_output")
+                setattr(batch, f"{kind}_file_id", kept.id)
+            else:
+                path.unlink()
+        times = {f"{status}_at": int(time.time())}
+        last = msgspec.structs.replace(batch, status=status, **times)
+        store.save(last)
+        running.batch = last
+
+
+class Batches:
+    """The endpoints."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def create(self, request: Request) -> Response:
+        """Run all requests of a kept file, when there is room."""
+        service, store = self._service, store_of(self._service, request)
+        service.check_ready()
+        body, _ = await service.read(request, BatchRequest)
+        if body.endpoint not in URLS:
+            raise bad_request(
+                f"endpoint: expected one of {', '.join(URLS)}, got {body.endpoint!r:.80}", "endpoint"
+            )
+        if body.metadata and len(body.metadata) > 16:
+            raise bad_request(f"metadata: expected at most 16 entries, got {len(body.metadata)}", "metadata")
+        await asyncio.to_thread(store.file, body.input_file_id)
+        model = await asyncio.to_thread(_model_of, store, body.input_file_id)
+        await asyncio.to_thread(store.check_room)
+        batch = BatchObject(
+            id=new_id("batch_"),
+            endpoint=body.endpoint,
+            input_file_id=body.input_file_id,
+            created_at=int(time.time()),
+            model=service.registry.find(model).id,
+            completion_window=body.completion_window,
+            metadata=body.metadata,
+        )
+        await asyncio.to_thread(store.save, batch)
+        service.batches.start(store, batch)
+        return json_response(batch)
+
+    async def list(self, request: Request) -> Response:
+        """All batches, the newest first."""
+        query = request.query_params
+        found = await asyncio.to_thread(store_of(self._service, request).batches)
+        data, more = page(found, query.get("limit"), query.get("after"))
+        data = [self._now(batch) for batch in data]
+        ends = (data[0].id, data[-1].id) if data else (None, None)
+        return json_response(BatchList(data=data, first_id=ends[0], last_id=ends[1], has_more=more))
+
+    async def get(self, request: Request) -> Response:
+        """How far a batch is."""
+        store = store_of(self._service, request)
+        return json_response(self._now(await asyncio.to_thread(store.batch, request.path_params["id"])))
+
+    async def cancel(self, request: Request) -> Response:
+        """End a batch; what it has done stays."""
+        store, id = store_of(self._service, request), request.path_params["id"]
+        batch = self._now(await asyncio.to_thread(store.batch, id))
+        if batch.status in ENDED:
+            raise ApiError(409, f"{id} has ended: it is {batch.status}", code="batch_ended")
+        batch.status, batch.cancelling_at = "cancelling", int(time.time())
+        await asyncio.to_thread(store.save, batch)
+        if (running := self._service.batches.find(id)) is not None:
+            running.cancelled = True
+            if running.job is not None:
+                running.job.stop(0.0)
+        return json_response(batch)
+
+    def _now(self, batch: BatchObject) -> BatchObject:
+        """The batch as it is in memory, where it runs here."""
+        running = self._service.batches.find(batch.id)
+        return running.batch if running is not None else batch
+
+
+async def _watch_room(store: Store, job: Job) -> None:
+    """Ends a job whose answers fill the room for files."""
+    while True:
+        await asyncio.sleep(ROOM_S)
+        try:
+            await asyncio.to_thread(store.check_room)
+        except ApiError as error:
+            job.fail(PyllmError(str(error)))
+
+
+def _records(store: Store, id: str) -> Iterator[Record]:
+    with store.path(id).open("rb") as stream:
+        yield from read_lines(stream)
+
+
+def _model_of(store: Store, id: str) -> str | None:
+    """The model that the first row names: it answers all."""
+    for record in _records(store, id):
+        model = Forms().row(record).body.get("model")
+        return model if isinstance(model, str) else None
+    return None
+
+
+def _outputs(store: Store, batch: BatchObject) -> tuple[Any, Any]:
+    """Paths of answers and errors: file ids made of the batch's own."""
+    digits = batch.id.removeprefix("batch_")
+    ids = (f"file-{key_of(digits.encode(), kind, digits=24)}" for kind in (b"output", b"error"))
+    output, errors = (store.path(id) for id in ids)
+    return output, errors
+
+
+def _count(batch: BatchObject, failed_before: int, counts: Counts) -> None:
+    failed = failed_before + counts.failed
+    done = counts.rows + counts.skipped
+    batch.request_counts = RequestCounts(
+        total=batch.request_counts.total, completed=done - failed, failed=failed
+    )

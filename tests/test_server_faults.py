@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 from fake_engine import FakeEngine, fake_llm
 from serving import Reply, Serving, serving, tiny_model
@@ -69,6 +70,27 @@ def test_a_client_that_leaves_ends_its_answers(stream: bool, n: int) -> None:
         assert len(engine.cancelled) == 1
         assert server.service.models[0].engine.running == 0
         server.wait(lambda: any(" 499 " in line for line in server.lines))
+
+
+def test_a_client_that_leaves_ends_the_scoring_of_its_prompt() -> None:
+    with scripted() as (server, engine):
+        begun, ended = threading.Event(), threading.Event()
+
+        def slow(tokens: list[int], **options: Any) -> Iterator[Any]:
+            try:
+                for _ in tokens:
+                    begun.set()
+                    time.sleep(0.05)
+                    yield np.zeros((1, 256), np.float32)
+            finally:
+                ended.set()
+
+        server.service.models[0].llm.logits_in_parts = slow  # type: ignore[method-assign, assignment]
+        connection = ask(server, prompt="x" * 900, echo=True, logprobs=1, max_tokens=0)
+        assert begun.wait(60)
+        connection.close()
+        assert ended.wait(20)  # all of it would take 45 s
+        server.wait(at_rest(server, engine))
 
 
 def test_random_disconnects_leak_nothing(tmp_path: Any) -> None:

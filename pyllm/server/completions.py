@@ -15,7 +15,7 @@ from starlette.responses import Response
 from pyllm.errors import PyllmError
 from pyllm.server.conversation import start
 from pyllm.server.errors import bad_request, from_pyllm
-from pyllm.server.exchange import Exchange, new_id
+from pyllm.server.exchange import Exchange, new_id, unless_left
 from pyllm.server.fields import completion_params, refuse_not_honoured
 from pyllm.server.logprobs import CompletionLogprobsWriter
 from pyllm.server.prompts import texts_or_tokens
@@ -111,8 +111,12 @@ async def _echoes(
         items: list[tuple[int, Logprob | None]] = []
         if body.logprobs is not None:
             top = body.logprobs
+            scoring = asyncio.ensure_future(
+                asyncio.to_thread(prompt_logprobs, model.llm, job.tokens, top, left, options)
+            )
             try:
-                scores = await asyncio.to_thread(prompt_logprobs, model.llm, job.tokens, top, left, options)
+                await unless_left(exchange.receive, scoring)
+                scores = scoring.result()
             except PyllmError as error:
                 raise from_pyllm(error, frozenset(CompletionRequest.__struct_fields__)) from None
             items = list(zip(job.tokens, scores, strict=True))

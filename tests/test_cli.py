@@ -17,7 +17,7 @@ gguf = pytest.importorskip("gguf")
 ROOT = Path(pyllm.__file__).parents[1]
 COMMANDS = (
     *("generate", "chat", "batch", "serve", "pull", "list", "show", "plan", "rm", "tokenize", "embed"),
-    *("perplexity", "bench", "doctor"),
+    *("convert", "quantize", "inspect", "perplexity", "bench", "doctor"),
 )
 
 

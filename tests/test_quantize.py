@@ -21,6 +21,7 @@ from pyllm.cli.app import app
 from pyllm.errors import PyllmError
 from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.mixes import MIXES, mix_named
+from pyllm.quantize.importance import read_importance
 from pyllm.quantize.plan import Override, is_quantized, make_plan
 from pyllm.quantize.quantize import quantize
 from pyllm.shapes import write_model
@@ -332,3 +333,46 @@ def test_inspect_counts_bad_weights_and_refuses_other_models(model: Path, tmp_pa
     other = inspected(model, bad)
     assert other.exit_code == 1
     assert "not two files of one model" in other.stderr
+
+
+def importance_file(path: Path, sums: dict[str, np.ndarray], counts: list[float]) -> Path:
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    for name, values in sums.items():
+        writer.add_tensor(f"{name}.in_sum2", values.astype(np.float32))
+        writer.add_tensor(f"{name}.counts", np.array(counts, np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_importance_matrix_moves_the_error(model: Path, tmp_path: Path) -> None:
+    name, plain, better = "blk.0.attn_q.weight", tmp_path / "plain.gguf", tmp_path / "better.gguf"
+    mean = np.random.default_rng(1).gamma(0.5, 1, 256) + 1e-3
+    file = importance_file(tmp_path / "imatrix.gguf", {name: 8 * mean[None]}, [8])
+    assert run(model, plain, "--type", "q3_k_s").exit_code == 0
+    done = run(model, better, "--type", "q3_k_s", "--importance", file)
+    assert done.exit_code == 0, done.output
+    assert "matrices have no importance" in done.stderr
+    x = weights(model, name)
+    errors = [float((mean * (x - weights(path, name)) ** 2).mean()) for path in (plain, better)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_experts_without_inputs_count_evenly(tmp_path: Path) -> None:
+    sums = np.array([[4.0, 8.0], [0.0, 0.0]])
+    found = read_importance(importance_file(tmp_path / "i.gguf", {"x.weight": sums}, [4, 0]))
+    assert found["x.weight"].tolist() == [1, 2, 1, 1]
+
+
+def test_importance_of_another_model_or_none(model: Path, tmp_path: Path) -> None:
+    other = importance_file(tmp_path / "i.gguf", {"blk.0.attn_q.weight": np.ones((1, 99))}, [1])
+    done = run(model, tmp_path / "out.gguf", "--type", "q4_k_m", "--importance", other)
+    assert done.exit_code == 1
+    assert "blk.0.attn_q.weight: 99 columns have an importance, the matrix has 256" in done.stderr
+    done = run(model, tmp_path / "out.gguf", "--type", "q4_k_m", "--importance", model)
+    assert "not an importance matrix" in done.stderr
+    bad = importance_file(tmp_path / "b.gguf", {"blk.0.attn_q.weight": np.full((1, 256), np.nan)}, [1])
+    assert "do not fit together" in run(model, tmp_path / "o", "--type", "q8_0", "--importance", bad).stderr

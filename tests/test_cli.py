@@ -15,7 +15,10 @@ import pyllm
 gguf = pytest.importorskip("gguf")
 
 ROOT = Path(pyllm.__file__).parents[1]
-COMMANDS = ("generate", "chat", "pull", "list", "show", "plan", "rm", "tokenize", "embed", "bench", "doctor")
+COMMANDS = (
+    *("generate", "chat", "batch", "serve", "pull", "list", "show", "plan", "rm", "tokenize", "embed"),
+    *("convert", "quantize", "inspect", "perplexity", "bench", "doctor"),
+)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pyllm.cli.generate import generate
 from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
+from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
 from pyllm.cli.pull import pull
 from pyllm.cli.quantize import quantize
@@ -104,6 +105,7 @@ for command in (
     convert,
     quantize,
     inspect,
+    perplexity,
     bench,
     doctor,
 ):

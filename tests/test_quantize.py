@@ -376,3 +376,35 @@ def test_importance_of_another_model_or_none(model: Path, tmp_path: Path) -> Non
     assert "not an importance matrix" in done.stderr
     bad = importance_file(tmp_path / "b.gguf", {"blk.0.attn_q.weight": np.full((1, 256), np.nan)}, [1])
     assert "do not fit together" in run(model, tmp_path / "o", "--type", "q8_0", "--importance", bad).stderr
+
+
+def test_tensors_that_are_no_weights_are_copied(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1)
+    table = np.arange(64, dtype=np.int32).reshape(2, 32)
+    writer.add_tensor("table.weight", table)
+    writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    quantize(tmp_path / "m.gguf", tmp_path / "out.gguf", "q8_0")
+    file = _core.GgufFile(tmp_path / "out.gguf")
+    assert types(tmp_path / "out.gguf") == {"table.weight": "I32", "token_embd.weight": "Q8_0"}
+    assert file.tensor_data("table.weight").tobytes() == table.tobytes()
+
+
+@pytest.mark.parametrize("key", ["general.architecture", "llama.block_count", None])
+def test_files_that_do_not_say_what_is_needed(tmp_path: Path, key: str | None) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1)
+    if key:
+        writer.kv_data[0].pop(key)
+        writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(PyllmError, match=key or "no tensors"):
+        quantize(tmp_path / "m.gguf", tmp_path / "out.gguf", "q8_0")
+    assert not (tmp_path / "out.gguf").exists()

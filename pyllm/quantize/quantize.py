@@ -127,6 +127,8 @@ class Job:
 
     def _slice(self, data: NDArray[np.uint8], matrix: int, first_row: int) -> NDArray[np.uint8]:
         planned = self.planned
+        if planned.source not in _core.quant_types():
+            return data  # tables of integers and the like
         kinds = planned.source, data, planned.columns
         try:
             if planned.type != planned.source:

@@ -20,7 +20,7 @@ from pyllm import _core
 from pyllm.cli.app import app
 from pyllm.errors import PyllmError
 from pyllm.gguf_writer import Tensor, Value, write_gguf
-from pyllm.mixes import MIXES, mix_named
+from pyllm.mixes import MIXES, Facts, mix_named, mixed_type
 from pyllm.quantize.importance import read_importance
 from pyllm.quantize.plan import Override, is_quantized, make_plan
 from pyllm.quantize.quantize import quantize
@@ -408,3 +408,21 @@ def test_files_that_do_not_say_what_is_needed(tmp_path: Path, key: str | None) -
     with pytest.raises(PyllmError, match=key or "no tensors"):
         quantize(tmp_path / "m.gguf", tmp_path / "out.gguf", "q8_0")
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("mix", "name", "dense", "experts"),
+    [
+        ("q4_k_m", "blk.2.attn_v", "Q4_K", "Q8_0"),
+        ("q4_k_m", "blk.3.attn_output", "Q4_K", "Q5_K"),
+        ("q3_k_l", "blk.3.attn_output", "Q5_K", "Q3_K"),
+        ("iq3_m", "blk.3.ffn_down_exps", "IQ3_S", "Q4_K"),
+        ("iq2_xxs", "blk.3.attn_k", "IQ2_XXS", "Q4_K"),
+        ("q6_k", "blk.3.attn_output", "Q6_K", "Q6_K"),
+    ],
+)
+def test_beside_eight_experts_attention_keeps_more(mix: str, name: str, dense: str, experts: str) -> None:
+    """As llama.cpp chooses, found by a dry run of its quantizer."""
+    for count, expected in ((0, dense), (8, experts)):
+        facts = Facts(layers=8, group=4, tied=False, experts=count)
+        assert mixed_type(MIXES[mix], f"{name}.weight", facts) == expected

@@ -63,6 +63,11 @@ def uncalibrated(rule: Rule) -> Rule:
     return lambda facts, layer: None if facts.calibrated else rule(facts, layer)
 
 
+def of_experts(eight: Rule, otherwise: Rule) -> Rule:
+    """eight: where there are eight experts."""
+    return lambda facts, layer: (eight if facts.experts == 8 else otherwise)(facts, layer)
+
+
 def middle(kind: str) -> Rule:
     """In all but the first and the last eighth of the layers."""
     return lambda f, layer: kind if f.layers // 8 <= layer < 7 * f.layers // 8 else None
@@ -126,7 +131,7 @@ MIXES: Mapping[str, Mix] = {
         {
             "attn_v": always("Q5_K"),
             "ffn_down": always("Q5_K"),
-            "attn_output": always("Q5_K"),
+            "attn_output": of_experts(always("Q3_K"), always("Q5_K")),
             "attn_qkv": always("Q4_K"),
         },
     ),
@@ -146,7 +151,7 @@ MIXES: Mapping[str, Mix] = {
         _T.MOSTLY_IQ3_M,
         {
             "attn_v": always("Q4_K"),
-            "ffn_down": first(8, "Q4_K"),
+            "ffn_down": of_experts(some("Q4_K"), first(8, "Q4_K")),
             "attn_output": always("Q4_K"),
             "attn_qkv": always("Q4_K"),
         },
@@ -249,6 +254,11 @@ def mixed_type(mix: Mix, name: str, facts: Facts) -> str:
     return (rule and rule(facts, layer)) or mix.base
 
 
+# With eight experts, these keep the type of their other matrices in attn_output.
+_EVEN = ("Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "TQ1_0", "TQ2_0", "MXFP4")
+_EVEN_FILES = (_T.MOSTLY_Q3_K_L, _T.MOSTLY_Q2_K_S)
+
+
 def _eight_experts(mix: Mix, role: str) -> str | None:
     """Beside eight experts, attention is small."""
     if mix.base in ("F32", "F16", "BF16", "Q8_0"):
@@ -256,7 +266,7 @@ def _eight_experts(mix: Mix, role: str) -> str | None:
     low = mix.base.startswith(("IQ1", "IQ2"))
     if role in ("attn_v", "attn_k"):
         return "Q4_K" if low else "Q8_0"
-    if role == "attn_output" and mix.base not in ("Q5_K", "Q6_K", "Q5_0", "Q5_1", "Q4_0", "Q4_1"):
+    if role == "attn_output" and mix.base not in _EVEN and mix.file_type not in _EVEN_FILES:
         return "Q5_K"
     return None
 

@@ -20,7 +20,8 @@ from pyllm import _core
 from pyllm.cli.app import app
 from pyllm.errors import PyllmError
 from pyllm.gguf_writer import Tensor, Value, write_gguf
-from pyllm.mixes import MIXES, mix_named
+from pyllm.mixes import MIXES, Facts, mix_named, mixed_type
+from pyllm.quantize.importance import read_importance
 from pyllm.quantize.plan import Override, is_quantized, make_plan
 from pyllm.quantize.quantize import quantize
 from pyllm.shapes import write_model
@@ -332,3 +333,96 @@ def test_inspect_counts_bad_weights_and_refuses_other_models(model: Path, tmp_pa
     other = inspected(model, bad)
     assert other.exit_code == 1
     assert "not two files of one model" in other.stderr
+
+
+def importance_file(path: Path, sums: dict[str, np.ndarray], counts: list[float]) -> Path:
+    writer = gguf.GGUFWriter(path, "")
+    writer.add_type("imatrix")
+    for name, values in sums.items():
+        writer.add_tensor(f"{name}.in_sum2", values.astype(np.float32))
+        writer.add_tensor(f"{name}.counts", np.array(counts, np.float32).reshape(-1, 1))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_an_importance_matrix_moves_the_error(model: Path, tmp_path: Path) -> None:
+    name, plain, better = "blk.0.attn_q.weight", tmp_path / "plain.gguf", tmp_path / "better.gguf"
+    mean = np.random.default_rng(1).gamma(0.5, 1, 256) + 1e-3
+    file = importance_file(tmp_path / "imatrix.gguf", {name: 8 * mean[None]}, [8])
+    assert run(model, plain, "--type", "q3_k_s").exit_code == 0
+    done = run(model, better, "--type", "q3_k_s", "--importance", file)
+    assert done.exit_code == 0, done.output
+    assert "matrices have no importance" in done.stderr
+    x = weights(model, name)
+    errors = [float((mean * (x - weights(path, name)) ** 2).mean()) for path in (plain, better)]
+    assert errors[1] < 0.95 * errors[0]
+
+
+def test_experts_without_inputs_count_evenly(tmp_path: Path) -> None:
+    sums = np.array([[4.0, 8.0], [0.0, 0.0]])
+    found = read_importance(importance_file(tmp_path / "i.gguf", {"x.weight": sums}, [4, 0]))
+    assert found["x.weight"].tolist() == [1, 2, 1, 1]
+
+
+def test_importance_of_another_model_or_none(model: Path, tmp_path: Path) -> None:
+    other = importance_file(tmp_path / "i.gguf", {"blk.0.attn_q.weight": np.ones((1, 99))}, [1])
+    done = run(model, tmp_path / "out.gguf", "--type", "q4_k_m", "--importance", other)
+    assert done.exit_code == 1
+    assert "blk.0.attn_q.weight: 99 columns have an importance, the matrix has 256" in done.stderr
+    done = run(model, tmp_path / "out.gguf", "--type", "q4_k_m", "--importance", model)
+    assert "not an importance matrix" in done.stderr
+    bad = importance_file(tmp_path / "b.gguf", {"blk.0.attn_q.weight": np.full((1, 256), np.nan)}, [1])
+    assert "do not fit together" in run(model, tmp_path / "o", "--type", "q8_0", "--importance", bad).stderr
+
+
+def test_tensors_that_are_no_weights_are_copied(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1)
+    table = np.arange(64, dtype=np.int32).reshape(2, 32)
+    writer.add_tensor("table.weight", table)
+    writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    quantize(tmp_path / "m.gguf", tmp_path / "out.gguf", "q8_0")
+    file = _core.GgufFile(tmp_path / "out.gguf")
+    assert types(tmp_path / "out.gguf") == {"table.weight": "I32", "token_embd.weight": "Q8_0"}
+    assert file.tensor_data("table.weight").tobytes() == table.tobytes()
+
+
+@pytest.mark.parametrize("key", ["general.architecture", "llama.block_count", None])
+def test_files_that_do_not_say_what_is_needed(tmp_path: Path, key: str | None) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(1)
+    if key:
+        writer.kv_data[0].pop(key)
+        writer.add_tensor("token_embd.weight", np.ones((4, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(PyllmError, match=key or "no tensors"):
+        quantize(tmp_path / "m.gguf", tmp_path / "out.gguf", "q8_0")
+    assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize(
+    ("mix", "name", "dense", "experts"),
+    [
+        ("q4_k_m", "blk.2.attn_v", "Q4_K", "Q8_0"),
+        ("q4_k_m", "blk.3.attn_output", "Q4_K", "Q5_K"),
+        ("q3_k_l", "blk.3.attn_output", "Q5_K", "Q3_K"),
+        ("iq3_m", "blk.3.ffn_down_exps", "IQ3_S", "Q4_K"),
+        ("iq2_xxs", "blk.3.attn_k", "IQ2_XXS", "Q4_K"),
+        ("q6_k", "blk.3.attn_output", "Q6_K", "Q6_K"),
+    ],
+)
+def test_beside_eight_experts_attention_keeps_more(mix: str, name: str, dense: str, experts: str) -> None:
+    """As llama.cpp chooses, found by a dry run of its quantizer."""
+    for count, expected in ((0, dense), (8, experts)):
+        facts = Facts(layers=8, group=4, tied=False, experts=count)
+        assert mixed_type(MIXES[mix], f"{name}.weight", facts) == expected

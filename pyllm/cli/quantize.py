@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 @click.option(
     "--tensor", multiple=True, metavar="PATTERN=TYPE", help="Type of the matrices whose names have PATTERN."
 )
+@click.option(
+    "--importance",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="An imatrix file of llama.cpp's in GGUF form: which columns matter.",
+)
 @click.option("--pure", is_flag=True, help="The main type for every matrix, no mix.")
 @click.option("--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used.")
 @click.option("--repair", is_flag=True, help="Weights that are NaN or infinite become 0, not an error.")
@@ -31,6 +36,7 @@ def quantize(
     output: Path,
     mix: str,
     tensor: tuple[str, ...],
+    importance: Path | None,
     pure: bool,
     threads: int,
     repair: bool,
@@ -50,6 +56,7 @@ def quantize(
              pyllm quantize model-f16.gguf small.gguf --type iq4_xs --tensor ffn_down=q5_k --tensor output=q8_0
     """
     from pyllm.mixes import mix_named
+    from pyllm.quantize.importance import read_importance
     from pyllm.quantize.plan import Override
     from pyllm.quantize.quantize import quantize as run
 
@@ -59,7 +66,9 @@ def quantize(
     except PyllmError as error:
         raise UsageError(str(error)) from error
     source = Path(model) if Path(model).is_dir() else find_model(model)
-    done = run(source, output, mix, overrides=overrides, pure=pure, threads=threads, repair=repair)
+    weights = read_importance(importance) if importance else None
+    options: dict[str, Any] = {"pure": pure, "threads": threads, "repair": repair}
+    done = run(source, output, mix, overrides=overrides, importance=weights, **options)
     report(source, output, mix, done, as_json)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
+from pyllm import _core
 from pyllm.errors import PyllmError
 from pyllm.gguf_writer import Value
 from pyllm.mixes import Facts, Mix, fitting, is_head, mixed_type, type_named
@@ -104,7 +105,7 @@ def make_plan(
 
 def is_quantized(tensor: SourceTensor) -> bool:
     """Whether its type is ours to choose: matrices of weights, but for small and delicate ones."""
-    matrix = len(tensor.shape) >= 2 and tensor.shape[-2] > 1
+    matrix = len(tensor.shape) >= 2 and tensor.shape[-2] > 1 and tensor.type in _core.quant_types()
     return matrix and tensor.name.endswith(".weight") and not _KEPT.search(tensor.name)
 
 

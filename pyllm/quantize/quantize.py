@@ -18,6 +18,7 @@ from pyllm.errors import PyllmError
 from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.mixes import Mix, mix_named
 from pyllm.progress import default_progress
+from pyllm.quantize.importance import check_importance
 from pyllm.quantize.plan import NUMBERS, Override, Planned, make_plan
 from pyllm.weights import GgufSource, Source
 
@@ -74,6 +75,10 @@ def quantize(
     metadata["general.file_type"] = Value(int(chosen.file_type), GGUFValueType.UINT32)
     metadata["general.quantization_version"] = Value(QUANTIZATION_VERSION, GGUFValueType.UINT32)
 
+    notes = [*source.notes, *notes_on(plan, chosen, importance)]
+    if importance is not None:
+        notes += check_importance(importance, plan)
+
     def tensor(planned: Planned) -> Tensor:
         weights = None if importance is None else importance.get(planned.name)
         job = Job(source, planned, weights, threads, repair)
@@ -87,7 +92,6 @@ def quantize(
         write_gguf(target, architecture, metadata, [tensor(t) for t in plan], show.update)
     finally:
         show.close()
-    notes = [*source.notes, *notes_on(plan, chosen, importance)]
     return Quantized(plan, source.n_bytes, target.stat().st_size, notes)
 
 
@@ -123,6 +127,8 @@ class Job:
 
     def _slice(self, data: NDArray[np.uint8], matrix: int, first_row: int) -> NDArray[np.uint8]:
         planned = self.planned
+        if planned.source not in _core.quant_types():
+            return data  # tables of integers and the like
         kinds = planned.source, data, planned.columns
         try:
             if planned.type != planned.source:

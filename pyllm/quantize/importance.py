@@ -1,0 +1,67 @@
+"""Importance matrices: how much each input column of a matrix matters, as llama.cpp's imatrix files have it.
+
+Source: llama.cpp's GGUF form of them: for a matrix NAME the tensors NAME.in_sum2, sums of squared inputs
+[expert, column], and NAME.counts, how many inputs were summed [expert].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core
+from pyllm.errors import PyllmError
+from pyllm.quantize.plan import Planned
+
+_SUMS, _COUNTS = ".in_sum2", ".counts"
+
+
+def read_importance(path: Path) -> dict[str, NDArray[np.float32]]:
+    """Mean squared inputs of each matrix by its name, [columns] or, of experts, [expert * columns].
+
+    Experts that nothing reached have 1 throughout. PyllmError for a file of another kind.
+    """
+    file = _core.GgufFile(path)
+    tensors = {tensor.name: tensor for tensor in file.tensors}
+    found = {}
+    for name, tensor in tensors.items():
+        if not name.endswith(_SUMS):
+            continue
+        matrix = name.removesuffix(_SUMS)
+        counts = tensors.get(matrix + _COUNTS)
+        if counts is None or tensor.type != "F32" or counts.type != "F32":
+            raise PyllmError(f"{path}: {matrix}: expected {_SUMS} and {_COUNTS} of type F32")
+        seen = _core.dequantize("F32", file.tensor_data(counts.name), counts.n_bytes // 4)
+        sums = _core.dequantize("F32", file.tensor_data(name), tensor.n_bytes // 4)
+        if len(sums) % len(seen) or not (np.isfinite(sums).all() and np.isfinite(seen).all()):
+            raise PyllmError(f"{path}: {matrix}: sums and counts do not fit together")
+        if min(sums.min(), seen.min()) < 0:
+            raise PyllmError(f"{path}: {matrix}: a sum of squares or a count is negative")
+        by_expert = sums.reshape(len(seen), -1) / np.maximum(seen, 1)[:, None]
+        by_expert[seen == 0] = 1
+        found[matrix] = by_expert.astype(np.float32).reshape(-1)
+    if not found:
+        raise PyllmError(f"{path}: not an importance matrix: it has no tensors NAME{_SUMS}")
+    return found
+
+
+def check_importance(importance: Mapping[str, NDArray[np.float32]], plan: Sequence[Planned]) -> list[str]:
+    """Notes on matrices without importance. PyllmError where one has that of another size."""
+    missing = 0
+    for planned in plan:
+        if planned.type == planned.source or len(planned.shape) < 2:
+            continue
+        found = importance.get(planned.name)
+        if found is None:
+            missing += 1
+            continue
+        experts = planned.weights // (planned.columns * planned.shape[-2])
+        if len(found) not in (planned.columns, experts * planned.columns):
+            raise PyllmError(
+                f"{planned.name}: {len(found)} columns have an importance, the matrix has {planned.columns}: "
+                "the importance matrix is of another model"
+            )
+    return [f"{missing} matrices have no importance in the file"] if missing else []

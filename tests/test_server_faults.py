@@ -375,7 +375,9 @@ def test_while_loading() -> None:
         assert (server.get("/health").status, server.get("/ready").status) == (200, 503)
         reply = server.post("/v1/completions", {"prompt": "x"})
         assert (reply.status, reply.headers["retry-after"]) == (503, "5")
-        assert server.get("/v1/models").json["data"] == []
+        (card,) = server.get("/v1/models").json["data"]
+        assert (card["id"], card["state"]) == ("tiny", "loading")
+        assert server.get("/v1/models/tiny").json["state"] == "loading"
         loaded.set()
         server.wait_ready()
         assert server.get("/ready").status == 200

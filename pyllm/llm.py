@@ -360,6 +360,12 @@ class LLM:
             self._template = ChatTemplate.from_gguf(self._file, self.tokenizer)
         return self._template
 
+    def is_complete(self, completion: Completion, constraint: Constraint | None) -> bool:
+        """Whether the whole answer is what `constraint` asks for: one that ended by length may be its beginning."""
+        if constraint is None or self._masks is None or completion.finish_reason != "length":
+            return True
+        return self._masks.complete(constraint, completion.token_ids)
+
     def stats(self) -> dict[str, int]:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
         return self._thread.stats()

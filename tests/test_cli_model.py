@@ -46,7 +46,8 @@ def run(tmp_path):
 def test_generate_twice_with_one_seed(run, model):
     options = ["-p", "Hello", "--max-tokens", "12", "--temperature", "2", "--seed", "7", "--ignore-eos"]
     code, out, err = run("generate", model, *options)
-    assert (code, err.count("\n")) == (0, 1)
+    assert (code, err.count("\n")) == (0, 2)
+    assert err.endswith("pyllm: the answer was cut after 12 tokens: --max-tokens reached\n")
     code, document, err = run("generate", model, *options, "--json")
     assert (code, err) == (0, "")
     done = json.loads(document)
@@ -62,6 +63,29 @@ def test_generate_twice_with_one_seed(run, model):
         "decode_tokens_per_second",
     }
     assert out.removesuffix("\n") == done["text"].removesuffix("\n")
+
+
+def test_an_answer_that_the_context_cuts(run, model):
+    code, _, err = run("generate", model, "-p", "Hello", "--ignore-eos")
+    assert code == 0
+    assert err.splitlines()[-1].endswith("tokens: the context is full")
+
+
+def test_constrained_answers_that_are_cut(run, model):
+    def ask(option, value, count, *more):
+        return run("generate", model, "-p", "x", option, value, "--max-tokens", count, *more)
+
+    code, out, err = ask("--json-schema", '{"const": "abcdefgh"}', 3)
+    assert (code, '"abcdefgh"'.startswith(out.strip())) == (1, True)
+    assert err.splitlines()[-1] == (
+        "pyllm: the answer was cut after 3 tokens: --max-tokens reached; "
+        "it is only the beginning of what --json-schema asks for"
+    )
+    code, out, err = ask("--regex", "(ab){30}", 1, "--json")
+    assert (code, json.loads(out)["finish_reason"]) == (1, "length")
+    assert "beginning of what --regex asks for" in err
+    code, out, err = ask("--regex", "a*", 2, "--ignore-eos")  # whole wherever it is cut
+    assert (code, set(out.strip())) == (0, {"a"}), err
 
 
 def test_constrained_answers(run, model, tmp_path):

@@ -168,6 +168,8 @@ def test_tokenize(run, model):
     assert code == 0
     assert set(shown) == {"ids", "pieces"}
     assert len(shown["ids"]) == len(shown["pieces"])
+    err = run("tokenize", model, "-", stdin=b"a\x80")[2]
+    assert err == ("pyllm: standard input is not UTF-8: byte 0x80 at offset 1 (from 0) was read as U+FFFD\n")
     lines = run("tokenize", model, "Hé 👍")[1].splitlines()
     assert [int(line.split("\t")[0]) for line in lines] == shown["ids"]
     assert [json.loads(line.split("\t")[1]) for line in lines] == shown["pieces"]

@@ -38,9 +38,9 @@ def embed(
     if not texts and sys.stdin.isatty():
         raise UsageError("no texts: give them after the model, or pipe lines into standard input")
     if texts in ((), ("-",)):
-        lines = read_text("-").removesuffix("\n").split("\n")
+        lines = read_text("-", "").removesuffix("\n").split("\n")
     else:
-        lines = [read_text(text) for text in texts]
+        lines = [read_text(text, f"text {number}") for number, text in enumerate(texts, 1)]
     with open_model(find_model(model), **engine) as llm:
         vectors = llm.embed(lines, pooling)
     if as_json:

@@ -77,7 +77,9 @@ def generate(
     params = sampling_params(model, sampling | {"constraint": constraint(json_schema, regex, grammar)})
     with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
         if chat or system is not None:
-            messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
+            messages = (
+                [{"role": "system", "content": read_text(system, "--system")}] if system is not None else []
+            )
             stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)
         else:
             stream = llm.stream(text, params)
@@ -126,8 +128,8 @@ def statistics(completion: Completion) -> str:
 
 def _prompt(model: str | None, prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
-        return read_text(prompt)
+        return read_text(prompt, "-p")
     if prompt is None and sys.stdin.isatty():
         hint = f" ({model!r} was taken for the model)" if model and " " in model else ""
         raise UsageError(f"no prompt: give -p TEXT, or pipe a text into standard input{hint}")
-    return read_text("-").removesuffix("\n")
+    return read_text("-", "-p").removesuffix("\n")

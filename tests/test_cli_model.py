@@ -154,12 +154,15 @@ def test_embed(run, model):
     assert [[np.float32(value) for value in line.split(" ")] for line in out.splitlines()] == [
         vector.tolist() for vector in mean
     ]
-    code, out, err = run("embed", model, "Hello", "")
-    assert (code, out, err) == (
-        1,
-        "",
-        "pyllm: texts[1]: the prompt is empty: expected at least one character\n",
-    )
+    for texts, stdin, said in [
+        (["Hello", ""], b"", "text 2 is empty"),
+        ([], b"a\n\nb\n", "line 2 of standard input is empty"),
+        ([], b"", "standard input is empty"),
+        (["-"], b"\n", "standard input is empty"),
+    ]:
+        code, out, err = run("embed", "/no/such/model.gguf", *texts, stdin=stdin)  # told before it is looked for
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"pyllm: {said}")
 
 
 def test_tokenize(run, model):

@@ -35,6 +35,14 @@ def compiled(constraint: Constraint, tokenizer: Any) -> Any:
     return matcher
 
 
+def check(constraint: Constraint) -> None:
+    """PyllmError for what is wrong with it whatever the model."""
+    from llguidance import LLTokenizer
+
+    if constraint.kind in ("json", "regex") or "<" not in constraint.text:  # of a grammar: the vocabulary's tokens
+        compiled(constraint, LLTokenizer("byte"))
+
+
 def trouble(matcher: Any) -> str:
     """Why no text can follow, nor end here; "" when all is well."""
     error = str(matcher.get_error()).removesuffix("\n<non-verbose/>")

@@ -206,7 +206,7 @@ def test_impossible_values_are_wrong_usage(run, tiny):
     failed(
         run("generate", tiny, "-p", "x", "--kv-memory", "much"),
         2,
-        "pyllm: 'much': expected an amount of memory",
+        "pyllm: --kv-memory 'much': expected an amount of memory",
     )
     failed(run("bench", tiny, "--batch", "1,x"), 2, "pyllm: --batch")
 

@@ -101,8 +101,9 @@ def test_constrained_answers(run, model, tmp_path):
         code, out, err = run("generate", model, "-p", "x", "--max-tokens", "50", *options)
         assert (code, "".join(out.split()) in expected) == (0, True), (out, err)
     for options, code, said in [
-        (["--regex", "a(b"], 1, "wrong at character 2: unclosed group"),
+        (["--regex", "a(b"], 2, "wrong at character 2: unclosed group"),
         (["--regex", "a", "--grammar", grammar], 2, "--regex and --grammar: expected only one of them"),
+        (["--json-schema", '{"type": "wat"}'], 2, "pyllm: --json-schema: the schema cannot be followed: Invalid type: wat"),
         (["--json-schema", "{"], 2, "--json-schema: the schema is not JSON"),
         (["--grammar", tmp_path / "none"], 2, "No such file"),
     ]:
@@ -115,18 +116,31 @@ def test_constrained_answers(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-p", ""], "the prompt is empty"),
-        (["-p", "long " * 40], "more than the context of 64"),
-        (["-p", "x", "--kv-memory", "1kB"], "kv_bytes: expected at least"),
-        (["-p", "x", "--threads", "100000"], "threads: expected at most"),
+        (["-p", ""], "-p: the prompt is empty"),
+        ([], "standard input: the prompt is empty"),
+        (["-p", "x", "--kv-memory", "1kB"], "--kv-memory: expected at least 4.1 kB (one block of 16 tokens; "),
+        (["-p", "x", "--threads", "100000"], "--threads: expected at most"),
+        (["-p", "x", "--context", "65"], "--context: expected 1 to 64"),
+        (["-p", "x", "--device", "gpu"], "--device: expected auto"),
     ],
 )
-def test_what_cannot_run_is_one_line(run, model, options, said):
+def test_impossible_values_are_wrong_usage(run, model, options, said):
     code, out, err = run("generate", model, *options)
-    assert (code, out) == (1, "")
-    assert err.startswith("pyllm: ")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"pyllm: {said}")
     assert err.count("\n") == 1
-    assert said in err
+
+
+def test_what_cannot_run_is_one_line(run, model):
+    for options, said in [
+        (["-p", "long " * 40], "more than the context of 64"),
+        (["-p", "x", "--kv-memory", "900TB"], "--kv-memory: 900 TB are more than the "),
+        (["-p", "x", "--gpu-layers", "5"], "--gpu-layers: 5 layers on a GPU, device cuda: "),
+    ]:
+        code, out, err = run("generate", model, *options)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("pyllm: ")
+        assert said in err
 
 
 def test_an_instruction_set_that_is_not_here(run, model):

@@ -73,8 +73,11 @@ def generate(
     """
     text = _prompt(model, prompt)
     asked = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    if not text and not chat and system is None:
+        raise UsageError(f"{'standard input' if prompt in (None, '-') else '-p'}: the prompt is empty")
+    sampling["constraint"] = constraint(json_schema, regex, grammar)
     path = find_model(model)
-    params = sampling_params(model, sampling | {"constraint": constraint(json_schema, regex, grammar)})
+    params = sampling_params(model, sampling)
     with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
         if chat or system is not None:
             messages = (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -111,10 +113,17 @@ def constraint(json_schema: str | None, regex: str | None, grammar: str | None) 
 
     try:
         if json_schema is not None:
-            return Constraint.json(json_schema)
-        if regex is not None:
-            return Constraint.regex(regex)
-        return Constraint.grammar(grammar) if grammar is not None else None
+            found = Constraint.json(json_schema)
+        elif regex is not None:
+            found = Constraint.regex(regex)
+        elif grammar is not None:
+            found = Constraint.grammar(grammar)
+        else:
+            return None
+        from pyllm.grammar import check
+
+        check(found)
+        return found
     except PyllmError as error:
         raise UsageError(f"{names[0]}: {str(error).removeprefix('constraint: ')}") from error
 
@@ -148,12 +157,38 @@ def open_model(
     **more: Any,
 ) -> LLM:
     """The model in `path`, ready, with the values of ENGINE; `more`: of LLM's own."""
-    kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
+    kv_bytes = parse_bytes(kv_memory, "--kv-memory") if kv_memory else 0
     from pyllm.llm import LLM
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_bytes": kv_bytes, "precise": precise}
     options |= {"device": device, "gpu_layers": gpu_layers}
-    return LLM(path, kv_type=kv_type, pack=not no_pack, **options, **more)
+    with options_named():
+        return LLM(path, kv_type=kv_type, pack=not no_pack, **options, **more)
+
+
+@contextmanager
+def options_named() -> Iterator[None]:
+    """Errors about a parameter of LLM name its option instead; an impossible value is a UsageError."""
+    try:
+        yield
+    except PyllmError as error:
+        told = by_options(str(error))
+        usage = told != str(error) and ": expected" in told
+        raise (UsageError if usage else type(error))(told) from error
+
+
+def by_options(text: str) -> str:
+    """A message about a parameter of LLM as one about its option: kv_bytes: ... -> --kv-memory: ..."""
+    from pyllm.progress import megabytes
+
+    if text.startswith("kv_bytes: "):
+        rest = re.sub(r"\b\d+\b(?! tokens)( bytes)?", lambda n: megabytes(int(n[0].split()[0])), text[10:])
+        return f"--kv-memory: {rest}"
+    return re.sub("^(context|device|gpu_layers|kv_type|threads)(?=[: ])", _option_name, text)
+
+
+def _option_name(parameter: re.Match[str]) -> str:
+    return "--" + parameter[0].replace("_", "-")
 
 
 def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:
@@ -188,14 +223,14 @@ def ask_terms(manifest: Manifest) -> bool:
     return click.confirm("Do you accept these terms?", default=False, err=True)
 
 
-def parse_bytes(text: str) -> int:
-    """'2GB', '512 MiB', '1e9' -> bytes. UsageError for anything else."""
+def parse_bytes(text: str, option: str) -> int:
+    """'2GB', '512 MiB', '1e9' -> bytes. UsageError for anything else; it names the option."""
     from pyllm.amounts import parse_bytes as parse
 
     try:
         count = parse(text)
     except ValueError as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{option} {error}") from None
     if count <= 0:
-        raise UsageError(f"{text!r}: expected an amount of memory such as 2GB or 512MiB")
+        raise UsageError(f"{option} {text!r}: expected an amount of memory such as 2GB or 512MiB")
     return count

@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli.options import COUNT, device_options, json_flag, kv_type_option, model_argument, parse_bytes
+from pyllm.cli.options import (
+    COUNT,
+    by_options,
+    device_options,
+    json_flag,
+    kv_type_option,
+    model_argument,
+    options_named,
+    parse_bytes,
+)
 from pyllm.cli.output import fields, show_json
 from pyllm.errors import PyllmError
 
@@ -61,9 +70,10 @@ def plan(
         raise PyllmError(f"{model} is not here yet: `pyllm pull {model}` fetches it")
     path = resolve(model)
     file = GgufFile(path)
-    kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
+    kv_bytes = parse_bytes(kv_memory, "--kv-memory") if kv_memory else 0
     demand = Demand(gpu_layers, context, kv_bytes, 512, max_sequences, kv_type, not no_pack)
-    made = plan_model(file, device, demand)
+    with options_named():
+        made = plan_model(file, device, demand)
     about = {"model": manifest.name if manifest else path.stem, "path": str(path), **describe(made)}
     about["decode"] = _decode(made, not no_measure)
     if as_json:
@@ -78,7 +88,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     """A plan in the shape that --json prints."""
     return {
         "fits": not plan.problem,
-        "problem": plan.problem,
+        "problem": by_options(plan.problem),
         "device": plan.describe(),
         "layers": len(plan.layer_devices),
         "places": [_place(place, plan) for place in plan.places],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import click
+from click.core import ParameterSource
 
 from pyllm import __version__
 from pyllm.cli.batch import batch
@@ -45,6 +47,8 @@ class Commands(click.Group):
         except BrokenPipeError:  # `pyllm ... | head`: the reader has enough
             _abandon_stdout()
             ctx.exit(1)
+        except click.BadParameter as error:
+            raise in_plain_words(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # wrong usage, and what --help and the like end with
         except Exception as error:
@@ -60,6 +64,24 @@ class Commands(click.Group):
             told = str(error).strip().split("\n")[0]
             note(f"{type(error).__name__}: {told}; PYLLM_DEBUG=1 shows where (please report it)")
             ctx.exit(1)
+
+
+_NUMBERS = {"integer": "whole number", "float": "number"}
+
+
+def in_plain_words(error: click.BadParameter) -> click.BadParameter:
+    """The same error; it names the environment variable or the file that the value came from."""
+    for name, words in _NUMBERS.items():
+        error.message = re.sub(f"is not a valid {name}( range)?", f"is not a {words}", error.message)
+    context, parameter = error.ctx, error.param
+    if context is None or parameter is None or parameter.name is None:
+        return error
+    source = context.get_parameter_source(parameter.name)
+    if source is ParameterSource.ENVIRONMENT:
+        error.param_hint = str(parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name.upper()}")
+    elif source is ParameterSource.DEFAULT_MAP:
+        error.param_hint = f"{parameter.name.replace('_', '-')} in {context.params.get('config')}"
+    return error
 
 
 def _abandon_stdout() -> None:

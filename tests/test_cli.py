@@ -101,6 +101,17 @@ def test_every_command_has_help_with_an_example(run, command):
     assert f"Example: pyllm {command}" in result.stdout
 
 
+def test_help_tells_defaults(run):
+    words = " ".join(run("generate", "--help").stdout.split())
+    defaults = pyllm.SamplingParams()
+    for option in ("temperature", "top_k", "top_p", "min_p"):
+        told = words.partition(f"--{option.replace('_', '-')} ")[2].partition(" --")[0]
+        assert told.endswith(f"[the model's own, else {getattr(defaults, option):g}]")
+    assert f"absent: {defaults.max_tokens}, in pyllm chat what the context holds" in words
+    for key in pyllm.llm.Timings.__dataclass_fields__:
+        assert f'"{key}"' in words
+
+
 def test_version(run):
     assert run("--version").stdout == f"pyllm {pyllm.__version__}\n"
 

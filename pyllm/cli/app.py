@@ -95,8 +95,8 @@ def _abandon_stdout() -> None:
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
-MODEL is a name of `pyllm list`, a path to a .gguf file, hf:owner/repo/file.gguf, or absent: smollm2-135m.
-A known model is pulled at its first use.
+MODEL is a name of `pyllm list`, a path to a .gguf file or hf:owner/repo/file.gguf. generate, chat, serve,
+bench and batch do without: smollm2-135m. A known model is pulled at its first use.
 
 \b
 PYLLM_HOME   folder of models and caches    PYLLM_ISA   force an instruction set

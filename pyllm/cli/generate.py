@@ -63,8 +63,8 @@ def generate(
     beginning of what --json-schema, --regex or --grammar asks for, the exit code is 1.
 
     --json: {"text", "token_ids", "finish_reason": "stop" | "length", "usage": {"prompt_tokens",
-    "completion_tokens", "cached_tokens"}, "timings": {"load_s", "first_token_s", "prompt_tokens_per_second",
-    "decode_tokens_per_second"}}
+    "completion_tokens", "cached_tokens"}, "timings": {"load_s", "queue_s", "first_token_s", "decode_s",
+    "prompt_tokens_per_second", "decode_tokens_per_second"}}
 
     \b
     Example: pyllm generate -p "Once upon a time" --max-tokens 64

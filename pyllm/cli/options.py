@@ -13,13 +13,13 @@ import click
 
 from pyllm.cli.output import UsageError
 from pyllm.errors import PyllmError
+from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
     from pyllm.constraint import Constraint
     from pyllm.llm import LLM
     from pyllm.models import Manifest
     from pyllm.pull import Ask
-    from pyllm.sampling import SamplingParams
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,19 +54,25 @@ ENGINE = [
     click.option("--precise", is_flag=True, help="Activations in 15 bits, not 8: nearer to float32, slower."),
 ]
 
+
+def _else(name: str) -> str:
+    """What holds where neither the command line nor the model's manifest says."""
+    return f"  [the model's own, else {getattr(SamplingParams, name):g}]"
+
+
 # The fields of SamplingParams. What is not given comes from the model's manifest, then from its own defaults.
 SAMPLING = [
-    click.option("--max-tokens", type=int, help="Longest answer in tokens."),
-    click.option("--temperature", type=float, help="0: always the most probable token."),
-    click.option("--top-k", type=int, help="Keep the k most probable tokens; 0: all."),
-    click.option("--top-p", type=float, help="Keep the tokens that make up this probability."),
-    click.option("--min-p", type=float, help="Drop tokens below this share of the best one's."),
+    click.option("--max-tokens", type=int, help=f"Longest answer in tokens; absent: {SamplingParams.max_tokens}, in pyllm chat what the context holds."),
+    click.option("--temperature", type=float, help="0: always the most probable token." + _else("temperature")),
+    click.option("--top-k", type=int, help="Keep the k most probable tokens; 0: all." + _else("top_k")),
+    click.option("--top-p", type=float, help="Keep the tokens that make up this probability." + _else("top_p")),
+    click.option("--min-p", type=float, help="Drop tokens below this share of the best one's." + _else("min_p")),
     click.option("--typical-p", type=float, help="Locally typical sampling; 1: off."),
     click.option("--top-n-sigma", type=float, help="Keep logits within n sigma of the best; 0: off."),
     click.option("--repetition-penalty", type=float, help="Above 1: repeat less."),
     click.option("--presence-penalty", type=float, help="Subtracted from tokens already there."),
     click.option("--frequency-penalty", type=float, help="The same, per occurrence."),
-    click.option("--seed", type=int, help="The same seed gives the same tokens."),
+    click.option("--seed", type=int, help="The same seed gives the same tokens; absent: another each time."),
     click.option("--stop", multiple=True, help="End before this text; may be repeated."),
     click.option("--ignore-eos", is_flag=True, default=None, help="Never end by itself."),
 ]
@@ -194,7 +200,6 @@ def _option_name(parameter: re.Match[str]) -> str:
 def sampling_params(model: str | None, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:
     """The values of SAMPLING over the model's own defaults over `defaults`. UsageError for impossible ones."""
     from pyllm.models import manifest_of
-    from pyllm.sampling import SamplingParams
 
     manifest = manifest_of(model)
     recommended = manifest.defaults if manifest else {}

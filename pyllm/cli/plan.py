@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits.")
 @kv_type_option
 @click.option("--no-pack", is_flag=True, help="Weights in the file's layout.")
-@click.option("--no-measure", is_flag=True, help="Do not measure how fast memory is read (about a second).")
+@click.option("--no-measure", is_flag=True, help="Do not measure the memory's speed, which takes about a second.")
 @json_flag
 def plan(
     model: str,
@@ -45,7 +45,8 @@ def plan(
 ) -> None:
     """Tell whether MODEL fits on this machine, and how.
 
-    Which layers go where, and the memory that takes. Only the file's header is read. Exit code 1 when it does
+    Which layers go where, and the memory that takes. Of the file only the header is read; how fast this
+    machine reads memory is measured for a bound of the speed, unless --no-measure. Exit code 1 when it does
     not fit.
 
     The options are those of generate, chat and serve, and so is the plan, by what is free now.

@@ -88,6 +88,21 @@ def test_constrained_answers_that_are_cut(run, model):
     assert (code, set(out.strip())) == (0, {"a"}), err
 
 
+def test_keys_that_the_schema_does_not_name():
+    """What --help says of --json-schema."""
+    from llguidance import LLTokenizer
+
+    from pyllm.grammar import compiled
+
+    def valid(schema, text):
+        state = compiled(pyllm.Constraint.json(schema), LLTokenizer("byte"))
+        return state.consume_tokens(list(text)) and state.is_accepting()
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert valid(schema, b'{"a":1,"b":2,"b":3}')
+    assert not valid({**schema, "additionalProperties": False}, b'{"a":1,"b":2}')
+
+
 def test_constrained_answers(run, model, tmp_path):
     schema, grammar = tmp_path / "schema.json", tmp_path / "x.gbnf"
     schema.write_text('{"enum": [[1, true], [2, false]]}')

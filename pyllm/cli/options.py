@@ -78,7 +78,11 @@ SAMPLING = [
 ]
 
 CONSTRAINT = [
-    click.option("--json-schema", help="The answer is JSON valid by this schema: a file, or the text itself."),
+    click.option(
+        "--json-schema",
+        help="The answer is JSON valid by this schema: a file, or the text itself. As JSON Schema has it, other "
+        'keys may come too, even repeatedly, unless it says "additionalProperties": false.',
+    ),
     click.option("--regex", help="The answer matches this regular expression as a whole."),
     click.option("--grammar", help="The answer is of the grammar (GBNF or Lark) in this file."),
 ]

@@ -39,7 +39,9 @@ def check(constraint: Constraint) -> None:
     """PyllmError for what is wrong with it whatever the model."""
     from llguidance import LLTokenizer
 
-    if constraint.kind in ("json", "regex") or "<" not in constraint.text:  # of a grammar: the vocabulary's tokens
+    if (
+        constraint.kind in ("json", "regex") or "<" not in constraint.text
+    ):  # of a grammar: the vocabulary's tokens
         compiled(constraint, LLTokenizer("byte"))
 
 

@@ -118,7 +118,11 @@ def test_constrained_answers(run, model, tmp_path):
     for options, code, said in [
         (["--regex", "a(b"], 2, "wrong at character 2: unclosed group"),
         (["--regex", "a", "--grammar", grammar], 2, "--regex and --grammar: expected only one of them"),
-        (["--json-schema", '{"type": "wat"}'], 2, "pyllm: --json-schema: the schema cannot be followed: Invalid type: wat"),
+        (
+            ["--json-schema", '{"type": "wat"}'],
+            2,
+            "pyllm: --json-schema: the schema cannot be followed: Invalid type: wat",
+        ),
         (["--json-schema", "{"], 2, "--json-schema: the schema is not JSON"),
         (["--grammar", tmp_path / "none"], 2, "No such file"),
     ]:
@@ -189,7 +193,9 @@ def test_embed(run, model):
         ([], b"", "standard input is empty"),
         (["-"], b"\n", "standard input is empty"),
     ]:
-        code, out, err = run("embed", "/no/such/model.gguf", *texts, stdin=stdin)  # told before it is looked for
+        code, out, err = run(
+            "embed", "/no/such/model.gguf", *texts, stdin=stdin
+        )  # told before it is looked for
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert err.startswith(f"pyllm: {said}")
 

@@ -62,11 +62,17 @@ def _else(name: str) -> str:
 
 # The fields of SamplingParams. What is not given comes from the model's manifest, then from its own defaults.
 SAMPLING = [
-    click.option("--max-tokens", type=int, help=f"Longest answer in tokens; absent: {SamplingParams.max_tokens}, in pyllm chat what the context holds."),
+    click.option(
+        "--max-tokens",
+        type=int,
+        help=f"Longest answer in tokens; absent: {SamplingParams.max_tokens}, in pyllm chat what the context holds.",
+    ),
     click.option("--temperature", type=float, help="0: always the most probable token." + _else("temperature")),
     click.option("--top-k", type=int, help="Keep the k most probable tokens; 0: all." + _else("top_k")),
     click.option("--top-p", type=float, help="Keep the tokens that make up this probability." + _else("top_p")),
-    click.option("--min-p", type=float, help="Drop tokens below this share of the best one's." + _else("min_p")),
+    click.option(
+        "--min-p", type=float, help="Drop tokens below this share of the best one's." + _else("min_p")
+    ),
     click.option("--typical-p", type=float, help="Locally typical sampling; 1: off."),
     click.option("--top-n-sigma", type=float, help="Keep logits within n sigma of the best; 0: off."),
     click.option("--repetition-penalty", type=float, help="Above 1: repeat less."),

@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 @click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits.")
 @kv_type_option
 @click.option("--no-pack", is_flag=True, help="Weights in the file's layout.")
-@click.option("--no-measure", is_flag=True, help="Do not measure the memory's speed, which takes about a second.")
+@click.option(
+    "--no-measure", is_flag=True, help="Do not measure the memory's speed, which takes about a second."
+)
 @json_flag
 def plan(
     model: str,

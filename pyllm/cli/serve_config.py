@@ -69,7 +69,9 @@ def serve_options(given: Mapping[str, Any], models: int = 1) -> ServeOptions:
             cors_origins=tuple(given["cors_origin"]),
             max_body=parse_bytes(given["max_body"], "--max-body"),
             batch_folder=None if given["max_storage"] == "0" else home() / "batches",
-            max_storage=0 if given["max_storage"] == "0" else parse_bytes(given["max_storage"], "--max-storage"),
+            max_storage=0
+            if given["max_storage"] == "0"
+            else parse_bytes(given["max_storage"], "--max-storage"),
             **{name: given[name] for name in (*same, *more)},
         )
     except PyllmError as error:

@@ -47,6 +47,8 @@ class Commands(click.Group):
         except BrokenPipeError:  # `pyllm ... | head`: the reader has enough
             _abandon_stdout()
             ctx.exit(1)
+        except click.MissingParameter:
+            raise  # its words are its own
         except click.BadParameter as error:
             raise in_plain_words(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -71,17 +73,16 @@ _NUMBERS = {"integer": "whole number", "float": "number"}
 
 def in_plain_words(error: click.BadParameter) -> click.BadParameter:
     """The same error; it names the environment variable or the file that the value came from."""
+    message, hint, context, parameter = error.message, error.param_hint, error.ctx, error.param
     for name, words in _NUMBERS.items():
-        error.message = re.sub(f"is not a valid {name}( range)?", f"is not a {words}", error.message)
-    context, parameter = error.ctx, error.param
-    if context is None or parameter is None or parameter.name is None:
-        return error
-    source = context.get_parameter_source(parameter.name)
-    if source is ParameterSource.ENVIRONMENT:
-        error.param_hint = str(parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name.upper()}")
-    elif source is ParameterSource.DEFAULT_MAP:
-        error.param_hint = f"{parameter.name.replace('_', '-')} in {context.params.get('config')}"
-    return error
+        message = re.sub(f"is not a valid {name}( range)?", f"is not a {words}", message)
+    if context is not None and parameter is not None and parameter.name is not None:
+        source = context.get_parameter_source(parameter.name)
+        if source is ParameterSource.ENVIRONMENT:
+            hint = str(parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name.upper()}")
+        elif source is ParameterSource.DEFAULT_MAP:
+            hint = f"{parameter.name.replace('_', '-')} in {context.params.get('config')}"
+    return click.BadParameter(message, context, parameter, hint)
 
 
 def _abandon_stdout() -> None:

@@ -39,9 +39,8 @@ def check(constraint: Constraint) -> None:
     """PyllmError for what is wrong with it whatever the model."""
     from llguidance import LLTokenizer
 
-    if (
-        constraint.kind in ("json", "regex") or "<" not in constraint.text
-    ):  # of a grammar: the vocabulary's tokens
+    names_tokens = constraint.kind not in ("json", "regex") and "<" in constraint.text
+    if not names_tokens:  # they are of a vocabulary that is not here
         compiled(constraint, LLTokenizer("byte"))
 
 

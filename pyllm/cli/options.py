@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 COUNT = click.IntRange(min=0)
+# Parameters of LLM that have an option of the same name.
+PARAMETERS = ("context", "device", "gpu_layers", "kv_type", "threads")
 
 model_argument = click.argument("model")
 optional_model = click.argument("model", required=False)
@@ -183,24 +185,32 @@ def open_model(
 
 
 @contextmanager
-def options_named() -> Iterator[None]:
+def options_named(names: Sequence[str] = PARAMETERS) -> Iterator[None]:
     """Errors about a parameter of LLM name its option instead; an impossible value is a UsageError."""
     try:
         yield
     except PyllmError as error:
-        told = by_options(str(error))
+        told = by_options(str(error), names)
         usage = told != str(error) and ": expected" in told
         raise (UsageError if usage else type(error))(told) from error
 
 
-def by_options(text: str) -> str:
+def by_options(text: str, names: Sequence[str] = PARAMETERS) -> str:
     """A message about a parameter of LLM as one about its option: kv_bytes: ... -> --kv-memory: ..."""
+    if text.startswith("kv_bytes: "):
+        return "--kv-memory: " + re.sub(r"\b(\d+)\b(?! tokens)( bytes)?", _amount, text[10:])
+    return re.sub(f"^({'|'.join(names)})(?=[: ])", _option_name, text)
+
+
+def _amount(found: re.Match[str]) -> str:
+    """Bytes as people write them; what is the least is rounded up, so that it will do when it is typed."""
     from pyllm.progress import megabytes
 
-    if text.startswith("kv_bytes: "):
-        rest = re.sub(r"\b\d+\b(?! tokens)( bytes)?", lambda n: megabytes(int(n[0].split()[0])), text[10:])
-        return f"--kv-memory: {rest}"
-    return re.sub("^(context|device|gpu_layers|kv_type|threads)(?=[: ])", _option_name, text)
+    count = int(found[1])
+    if "at least" in found.string:
+        digits = 10 ** max(0, len(found[1]) - 3)
+        count = -(-count // digits) * digits
+    return megabytes(count)
 
 
 def _option_name(parameter: re.Match[str]) -> str:

@@ -361,7 +361,7 @@ class LLM:
         return self._template
 
     def is_complete(self, completion: Completion, constraint: Constraint | None) -> bool:
-        """Whether the whole answer is what `constraint` asks for: one that ended by length may be its beginning."""
+        """Whether it is all that `constraint` asks for; what ended by length may be its beginning."""
         if constraint is None or self._masks is None or completion.finish_reason != "length":
             return True
         return self._masks.complete(constraint, completion.token_ids)

@@ -270,7 +270,8 @@ def test_doctor(run, tmp_path):
     assert bad.returncode == 1
     assert "PYLLM_HOME" in bad.stdout
     (tmp_path / "sitecustomize.py").write_text(
-        "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 998_000_000, 2_000_000)\n"
+        "import shutil\n"
+        "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 998_000_000, 2_000_000)\n"
     )
     bad = run("doctor", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
     assert bad.returncode == 1

@@ -153,9 +153,11 @@ def test_impossible_values_are_wrong_usage(run, model, options, said):
 def test_messages_about_parameters_name_options():
     from pyllm.cli.options import by_options
 
-    said = "kv_bytes: expected at least 367200 (one block of 16 tokens; 1001 for the context of 4096 tokens), got 9"
+    said = (
+        "kv_bytes: expected at least 367200 (one block of 16 tokens; 1001 for the context of 64 tokens), got 9"
+    )
     assert by_options(said) == (
-        "--kv-memory: expected at least 368 kB (one block of 16 tokens; 1.01 kB for the context of 4096 tokens), "
+        "--kv-memory: expected at least 368 kB (one block of 16 tokens; 1.01 kB for the context of 64 tokens), "
         "got 9 B"
     )
     assert by_options("kv_bytes: 3000 are more than the 2999 bytes of memory that are available") == (

@@ -67,7 +67,8 @@ SAMPLING = [
     click.option(
         "--max-tokens",
         type=int,
-        help=f"Longest answer in tokens; absent: {SamplingParams.max_tokens}, in pyllm chat what the context holds.",
+        help=f"Longest answer in tokens; absent: {SamplingParams.max_tokens}, in pyllm chat what the context "
+        "holds.",
     ),
     click.option("--temperature", type=float, help="0: always the most probable token." + _else("temperature")),
     click.option("--top-k", type=int, help="Keep the k most probable tokens; 0: all." + _else("top_k")),
@@ -88,8 +89,8 @@ SAMPLING = [
 CONSTRAINT = [
     click.option(
         "--json-schema",
-        help="The answer is JSON valid by this schema: a file, or the text itself. As JSON Schema has it, other "
-        'keys may come too, even repeatedly, unless it says "additionalProperties": false.',
+        help="The answer is JSON valid by this schema: a file, or the text itself. As JSON Schema has it, "
+        'other keys may come too, even repeatedly, unless it says "additionalProperties": false.',
     ),
     click.option("--regex", help="The answer matches this regular expression as a whole."),
     click.option("--grammar", help="The answer is of the grammar (GBNF or Lark) in this file."),

@@ -62,8 +62,8 @@ def read_text(text: str, source: str) -> str:
 
 
 def decoded(data: bytes, source: str, start: int = 0) -> str:
-    """The text in `data`, which begins at byte `start` of `source`. What is not UTF-8 becomes U+FFFD, and a note
-    says so."""
+    """The text in `data`, which begins at byte `start` of `source`. What is not UTF-8 becomes U+FFFD, and a
+    note says so."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -35,6 +35,15 @@ def compiled(constraint: Constraint, tokenizer: Any) -> Any:
     return matcher
 
 
+def check(constraint: Constraint) -> None:
+    """PyllmError for what is wrong with it whatever the model."""
+    from llguidance import LLTokenizer
+
+    names_tokens = constraint.kind not in ("json", "regex") and "<" in constraint.text
+    if not names_tokens:  # they are of a vocabulary that is not here
+        compiled(constraint, LLTokenizer("byte"))
+
+
 def trouble(matcher: Any) -> str:
     """Why no text can follow, nor end here; "" when all is well."""
     error = str(matcher.get_error()).removesuffix("\n<non-verbose/>")

@@ -361,6 +361,12 @@ class LLM:
             self._template = ChatTemplate.from_gguf(self._file, self.tokenizer)
         return self._template
 
+    def is_complete(self, completion: Completion, constraint: Constraint | None) -> bool:
+        """Whether it is all that `constraint` asks for; what ended by length may be its beginning."""
+        if constraint is None or self._masks is None or completion.finish_reason != "length":
+            return True
+        return self._masks.complete(constraint, completion.token_ids)
+
     def stats(self) -> dict[str, int]:
         """What the engine does: sequences running and waiting, KV blocks, prefix hits, preemptions, tokens."""
         return self._thread.stats()

@@ -53,6 +53,11 @@ class Masks:
                 self._compiled.popitem(last=False)
             return [found.deep_copy() for _ in range(n)]
 
+    def complete(self, constraint: Constraint, tokens: Sequence[int]) -> bool:
+        """Whether an answer of these tokens may end there."""
+        (state,) = self.states(constraint, 1)
+        return bool(state.consume_tokens(list(tokens)) and state.is_accepting())
+
     def fill(self, states: list[Any], tokens: list[list[int]], address: int, row_bytes: int) -> list[str]:
         """See _core.MaskSource. The work itself is done without the GIL."""
         from pyllm.grammar import trouble

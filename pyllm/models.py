@@ -7,6 +7,7 @@ form (as JSON) beside its file. Everything pyllm keeps is under one folder, `hom
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
@@ -356,7 +357,18 @@ def _file(model: str | os.PathLike[str]) -> Path:
         raise PyllmError(f"{str(path)[:200]!r}: cannot be opened: {reason}") from error
     if exists:
         raise PyllmError(f"{path}: is not a regular file, expected a .gguf file")
+    if path.is_symlink():
+        raise PyllmError(f"{path}: {_broken_link(path)}")
     raise PyllmError(f"{path}: no such file")
+
+
+def _broken_link(path: Path) -> str:
+    try:
+        path.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "is a symbolic link that leads back to itself"
+    return f"is a symbolic link to {os.readlink(path)}, which is not there"
 
 
 @contextmanager

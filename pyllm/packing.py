@@ -1,7 +1,8 @@
 """A model's packed weights: found in the folder of packs.py, or packed at load and then kept there.
 
 Keeping is a thread's work beside the first answers. It is nobody's problem when it fails: the model runs from
-memory, and one line on standard error says why the next start will take as long.
+memory, and one line on standard error says why the next start will take as long: before the first answer, or at
+the end of the process.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Packing:
         self._stop = threading.Event()
         self._written: threading.Event | None = None  # joining a thread does not survive Ctrl-C everywhere
         self._kept = False
+        self._late: Exception | None = None  # trouble while writing: told when no answer is on its way
         try:
             self._kept = file.file_bytes >= packs.SMALLEST and packs.limit() > 0
             if self._kept:
@@ -103,7 +105,7 @@ class Packing:
             threading.Thread(target=self._write, args=(pieces,), name="pyllm-pack", daemon=True).start()
 
     def finish(self) -> None:
-        """Waits until the weights are kept. Ctrl-C ends it."""
+        """Waits until the weights are kept, and tells why if they are not. Ctrl-C ends it."""
         if self._written is None or self._process != os.getpid():
             return
         try:
@@ -115,6 +117,9 @@ class Packing:
             self.cancel()
             self._written.wait(5)
             raise
+        if self._late is not None:
+            self._give_up(self._late)
+            self._late = None
 
     def _at_exit(self) -> None:
         with suppress(KeyboardInterrupt):
@@ -132,12 +137,12 @@ class Packing:
             path = packs.pack_path(content, file.file_bytes)
             packs.keep(path, pieces, content, Path(file.path).name, self._check)
             packs.remember(file.identities, content)
-        except _StopError:
-            pass
-        except _TROUBLE as error:
-            self._give_up(error)
-        finally:
             atexit.unregister(self._at_exit)
+        except _StopError:
+            atexit.unregister(self._at_exit)
+        except _TROUBLE as error:
+            self._late = error
+        finally:
             if self._written is not None:
                 self._written.set()
 

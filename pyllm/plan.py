@@ -112,7 +112,10 @@ def plan_model(file: _core.GgufFile, device: str, demand: Demand) -> Plan:
     if layers and chosen is None:
         if device != "auto":
             raise PyllmError(f"gpu_layers: {layers} layers on a GPU and device {device} exclude each other")
-        choose_device("cuda")  # says why there is none
+        try:
+            choose_device("cuda")  # says why there is none
+        except PyllmError as error:
+            raise PyllmError(f"gpu_layers: {layers} layers on a GPU, {error}") from None
     if layers == 0:
         chosen = None
     if chosen and demand.kv_type not in GPU_KV_TYPES:

@@ -22,6 +22,12 @@ def _escape(character: str) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def cut_short(tokens: int, detail: str) -> str:
+    """Why an answer of so many tokens ended by length; `detail`: Completion.finish_detail."""
+    why = "--max-tokens reached" if detail in ("", "max_tokens") else "the context is full"
+    return f"the answer was cut after {tokens} token{'' if tokens == 1 else 's'}: {why}"
+
+
 class Answer:
     """Writes a model's text to standard output as it comes; on a terminal without its control characters."""
 

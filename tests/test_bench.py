@@ -164,12 +164,12 @@ def test_a_plot_without_matplotlib(run, model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [(["--prompt", "400"], "context"), (["--threads", "100000"], "threads: expected at most")],
+    ("options", "code", "said"),
+    [(["--prompt", "400"], 1, "context"), (["--threads", "100000"], 2, "pyllm: --threads: expected at most")],
 )
-def test_what_cannot_run_is_one_line(run, model, options, said):
-    code, out, err = run(model, *options)
-    assert (code, out) == (1, "")
+def test_what_cannot_run_is_one_line(run, model, options, code, said):
+    found, out, err = run(model, *options)
+    assert (found, out) == (code, "")
     assert err.startswith("pyllm: ")
     assert err.count("\n") == 1
     assert said in err

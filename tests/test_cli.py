@@ -101,6 +101,17 @@ def test_every_command_has_help_with_an_example(run, command):
     assert f"Example: pyllm {command}" in result.stdout
 
 
+def test_help_tells_defaults(run):
+    words = " ".join(run("generate", "--help").stdout.split())
+    defaults = pyllm.SamplingParams()
+    for option in ("temperature", "top_k", "top_p", "min_p"):
+        told = words.partition(f"--{option.replace('_', '-')} ")[2].partition(" --")[0]
+        assert told.endswith(f"[the model's own, else {getattr(defaults, option):g}]")
+    assert f"absent: {defaults.max_tokens}, in pyllm chat what the context holds" in words
+    for key in pyllm.llm.Timings.__dataclass_fields__:
+        assert f'"{key}"' in words
+
+
 def test_version(run):
     assert run("--version").stdout == f"pyllm {pyllm.__version__}\n"
 
@@ -167,6 +178,12 @@ def test_bad_models(run, tmp_path, tiny):
     failed(run("show", tmp_path / "none.gguf"), 1, "no such file")
     (tmp_path / "text.gguf").write_text("hello, I am not a model")
     failed(run("show", tmp_path / "text.gguf"), 1, "text.gguf", "GGUF")
+    (tmp_path / "loop.gguf").symlink_to("loop.gguf")
+    failed(run("show", tmp_path / "loop.gguf"), 1, "loop.gguf: is a symbolic link that leads back to itself")
+    (tmp_path / "link.gguf").symlink_to("gone.gguf")
+    failed(
+        run("show", tmp_path / "link.gguf"), 1, "link.gguf: is a symbolic link to gone.gguf, which is not there"
+    )
     (tmp_path / "empty.gguf").touch()
     failed(run("show", tmp_path / "empty.gguf"), 1, "empty.gguf")
     (tmp_path / "half.gguf").write_bytes(tiny.read_bytes()[:300])
@@ -206,7 +223,7 @@ def test_impossible_values_are_wrong_usage(run, tiny):
     failed(
         run("generate", tiny, "-p", "x", "--kv-memory", "much"),
         2,
-        "pyllm: 'much': expected an amount of memory",
+        "pyllm: --kv-memory 'much': expected an amount of memory",
     )
     failed(run("bench", tiny, "--batch", "1,x"), 2, "pyllm: --batch")
 
@@ -236,7 +253,7 @@ def test_our_own_mistakes_are_one_line_too(run, tmp_path):
     assert "Traceback" in run("list", env={**env, "PYLLM_DEBUG": "1"}).stderr
 
 
-def test_doctor(run):
+def test_doctor(run, tmp_path):
     core = pytest.importorskip("pyllm._core")
     if not hasattr(core, "available_memory"):
         pytest.skip("this core has no engine")
@@ -252,6 +269,13 @@ def test_doctor(run):
     bad = run("doctor", env={"PYLLM_HOME": "/dev/null/x"})
     assert bad.returncode == 1
     assert "PYLLM_HOME" in bad.stdout
+    (tmp_path / "sitecustomize.py").write_text(
+        "import shutil\n"
+        "shutil.disk_usage = lambda path: shutil._ntuple_diskusage(10**9, 998_000_000, 2_000_000)\n"
+    )
+    bad = run("doctor", env={"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert bad.returncode == 1
+    assert "only 2 MB free on its disk" in bad.stdout
     bad = run("doctor", env={"PYLLM_ISA": "abacus"})
     assert bad.returncode == 1
     assert "abacus" in bad.stdout

@@ -112,6 +112,18 @@ def test_generate_reads_standard_input_only_without_p(run, tiny):
     assert run("generate", tiny, stdin=b"bad \xff byte")[1] == "BAD \ufffd BYTE \n"
 
 
+def test_what_is_not_utf8_is_told(run, tiny):
+    said = "pyllm: standard input is not UTF-8: byte 0xff at offset {} (from 0) was read as U+FFFD\n"
+    err = run("generate", tiny, "--json", stdin="é \ufffd ".encode() + b"\xffx")[2]
+    assert err == said.format(7)
+    assert run("generate", tiny, "--json", stdin=b"a\xffb\xc3")[2].endswith("U+FFFD, like 1 more in it\n")
+    assert "pyllm: -p is not UTF-8: byte 0xc3 at offset 1" in run("generate", tiny, "-p", b"a\xc3")[2]
+    code, out, err = run("chat", tiny, stdin=b"hello\n\xc3\xa9\xff\n")
+    assert (code, out) == (0, "HELLO \nÉ\ufffd \n")
+    assert err == said.format(8)
+    assert "pyllm: -m is not UTF-8" in run("chat", tiny, "-m", b"\xff")[2]
+
+
 def test_generate_with_a_system_message_is_a_chat(run, tiny):
     out = run("generate", tiny, "-p", "history", "--system", "Be brief.")[1]
     assert [m["role"] for m in json.loads(out)] == ["system", "user"]

@@ -46,7 +46,8 @@ def run(tmp_path):
 def test_generate_twice_with_one_seed(run, model):
     options = ["-p", "Hello", "--max-tokens", "12", "--temperature", "2", "--seed", "7", "--ignore-eos"]
     code, out, err = run("generate", model, *options)
-    assert (code, err.count("\n")) == (0, 1)
+    assert (code, err.count("\n")) == (0, 2)
+    assert err.endswith("pyllm: the answer was cut after 12 tokens: --max-tokens reached\n")
     code, document, err = run("generate", model, *options, "--json")
     assert (code, err) == (0, "")
     done = json.loads(document)
@@ -64,6 +65,44 @@ def test_generate_twice_with_one_seed(run, model):
     assert out.removesuffix("\n") == done["text"].removesuffix("\n")
 
 
+def test_an_answer_that_the_context_cuts(run, model):
+    code, _, err = run("generate", model, "-p", "Hello", "--ignore-eos")
+    assert code == 0
+    assert err.splitlines()[-1].endswith("tokens: the context is full")
+
+
+def test_constrained_answers_that_are_cut(run, model):
+    def ask(option, value, count, *more):
+        return run("generate", model, "-p", "x", option, value, "--max-tokens", count, *more)
+
+    code, out, err = ask("--json-schema", '{"const": "abcdefgh"}', 3)
+    assert (code, '"abcdefgh"'.startswith(out.strip())) == (1, True)
+    assert err.splitlines()[-1] == (
+        "pyllm: the answer was cut after 3 tokens: --max-tokens reached; "
+        "it is only the beginning of what --json-schema asks for"
+    )
+    code, out, err = ask("--regex", "(ab){30}", 1, "--json")
+    assert (code, json.loads(out)["finish_reason"]) == (1, "length")
+    assert "beginning of what --regex asks for" in err
+    code, out, err = ask("--regex", "a*", 2, "--ignore-eos")  # whole wherever it is cut
+    assert (code, set(out.strip())) == (0, {"a"}), err
+
+
+def test_keys_that_the_schema_does_not_name():
+    """What --help says of --json-schema."""
+    from llguidance import LLTokenizer
+
+    from pyllm.grammar import compiled
+
+    def valid(schema, text):
+        state = compiled(pyllm.Constraint.json(schema), LLTokenizer("byte"))
+        return state.consume_tokens(list(text)) and state.is_accepting()
+
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    assert valid(schema, b'{"a":1,"b":2,"b":3}')
+    assert not valid({**schema, "additionalProperties": False}, b'{"a":1,"b":2}')
+
+
 def test_constrained_answers(run, model, tmp_path):
     schema, grammar = tmp_path / "schema.json", tmp_path / "x.gbnf"
     schema.write_text('{"enum": [[1, true], [2, false]]}')
@@ -77,8 +116,13 @@ def test_constrained_answers(run, model, tmp_path):
         code, out, err = run("generate", model, "-p", "x", "--max-tokens", "50", *options)
         assert (code, "".join(out.split()) in expected) == (0, True), (out, err)
     for options, code, said in [
-        (["--regex", "a(b"], 1, "wrong at character 2: unclosed group"),
+        (["--regex", "a(b"], 2, "wrong at character 2: unclosed group"),
         (["--regex", "a", "--grammar", grammar], 2, "--regex and --grammar: expected only one of them"),
+        (
+            ["--json-schema", '{"type": "wat"}'],
+            2,
+            "pyllm: --json-schema: the schema cannot be followed: Invalid type: wat",
+        ),
         (["--json-schema", "{"], 2, "--json-schema: the schema is not JSON"),
         (["--grammar", tmp_path / "none"], 2, "No such file"),
     ]:
@@ -91,18 +135,47 @@ def test_constrained_answers(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["-p", ""], "the prompt is empty"),
-        (["-p", "long " * 40], "more than the context of 64"),
-        (["-p", "x", "--kv-memory", "1kB"], "kv_bytes: expected at least"),
-        (["-p", "x", "--threads", "100000"], "threads: expected at most"),
+        (["-p", ""], "-p: the prompt is empty"),
+        ([], "standard input: the prompt is empty"),
+        (["-p", "x", "--kv-memory", "1kB"], "--kv-memory: expected at least 4.1 kB (one block of 16 tokens; "),
+        (["-p", "x", "--threads", "100000"], "--threads: expected at most"),
+        (["-p", "x", "--context", "65"], "--context: expected 1 to 64"),
+        (["-p", "x", "--device", "gpu"], "--device: expected auto"),
     ],
 )
-def test_what_cannot_run_is_one_line(run, model, options, said):
+def test_impossible_values_are_wrong_usage(run, model, options, said):
     code, out, err = run("generate", model, *options)
-    assert (code, out) == (1, "")
-    assert err.startswith("pyllm: ")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"pyllm: {said}")
     assert err.count("\n") == 1
-    assert said in err
+
+
+def test_messages_about_parameters_name_options():
+    from pyllm.cli.options import by_options
+
+    said = (
+        "kv_bytes: expected at least 367200 (one block of 16 tokens; 1001 for the context of 64 tokens), got 9"
+    )
+    assert by_options(said) == (
+        "--kv-memory: expected at least 368 kB (one block of 16 tokens; 1.01 kB for the context of 64 tokens), "
+        "got 9 B"
+    )
+    assert by_options("kv_bytes: 3000 are more than the 2999 bytes of memory that are available") == (
+        "--kv-memory: 3 kB are more than the 3 kB of memory that are available"
+    )
+    assert by_options("context_length: odd") == "context_length: odd"
+
+
+def test_what_cannot_run_is_one_line(run, model):
+    for options, said in [
+        (["-p", "long " * 40], "more than the context of 64"),
+        (["-p", "x", "--kv-memory", "900TB"], "--kv-memory: 900 TB are more than the "),
+        (["-p", "x", "--gpu-layers", "5"], "--gpu-layers: 5 layers on a GPU, device cuda: "),
+    ]:
+        code, out, err = run("generate", model, *options)
+        assert (code, out, err.count("\n")) == (1, "", 1)
+        assert err.startswith("pyllm: ")
+        assert said in err
 
 
 def test_an_instruction_set_that_is_not_here(run, model):
@@ -130,12 +203,17 @@ def test_embed(run, model):
     assert [[np.float32(value) for value in line.split(" ")] for line in out.splitlines()] == [
         vector.tolist() for vector in mean
     ]
-    code, out, err = run("embed", model, "Hello", "")
-    assert (code, out, err) == (
-        1,
-        "",
-        "pyllm: texts[1]: the prompt is empty: expected at least one character\n",
-    )
+    for texts, stdin, said in [
+        (["Hello", ""], b"", "text 2 is empty"),
+        ([], b"a\n\nb\n", "line 2 of standard input is empty"),
+        ([], b"", "standard input is empty"),
+        (["-"], b"\n", "standard input is empty"),
+    ]:
+        code, out, err = run(
+            "embed", "/no/such/model.gguf", *texts, stdin=stdin
+        )  # told before it is looked for
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"pyllm: {said}")
 
 
 def test_tokenize(run, model):
@@ -144,6 +222,8 @@ def test_tokenize(run, model):
     assert code == 0
     assert set(shown) == {"ids", "pieces"}
     assert len(shown["ids"]) == len(shown["pieces"])
+    err = run("tokenize", model, "-", stdin=b"a\x80")[2]
+    assert err == ("pyllm: standard input is not UTF-8: byte 0x80 at offset 1 (from 0) was read as U+FFFD\n")
     lines = run("tokenize", model, "Hé 👍")[1].splitlines()
     assert [int(line.split("\t")[0]) for line in lines] == shown["ids"]
     assert [json.loads(line.split("\t")[1]) for line in lines] == shown["pieces"]

@@ -231,6 +231,21 @@ def test_wrong_files(tmp_path: Path, text: str, says: str) -> None:
     assert says in str(caught.value)
 
 
+def test_values_name_where_they_come_from(tmp_path: Path) -> None:
+    config = tmp_path / "pyllm.toml"
+    config.write_text("max-queue = 'many'")
+    for arguments, variables, said in [
+        ((), {"PYLLM_PORT": "abc"}, "Error: Invalid value for PYLLM_PORT: 'abc' is not a whole number."),
+        (("--port", "abc"), {}, "Error: Invalid value for '--port': 'abc' is not a whole number."),
+        (("--drain-timeout", "x"), {}, "Error: Invalid value for '--drain-timeout': 'x' is not a number."),
+        (("--config", str(config)), {}, f"max-queue in {config}: 'many' is not a whole number."),
+        (("--max-body", "x"), {}, "pyllm: --max-body 'x': expected an amount"),
+    ]:
+        code, message = refused(*arguments, **variables)
+        assert code == 2
+        assert said in message
+
+
 def test_wrong_values_of_a_file(tmp_path: Path) -> None:
     config = tmp_path / "pyllm.toml"
     config.write_text("port = 'many'")

@@ -351,7 +351,14 @@ def test_a_full_disk_leaves_nothing(models: Any, home: Path, capfd: Any) -> None
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write fails as on a full disk
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-        assert Start(models["wide"]).packed > 0
+        with LLM(models["wide"], threads=2) as llm:
+            packing = llm._packing
+            assert packing is not None
+            assert packing._written is not None
+            packing._written.wait()
+            llm.logits(TOKENS)
+            assert capfd.readouterr().err == ""  # nothing lands inside an answer
+        packing.finish()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)

@@ -224,7 +224,7 @@ def test_plan_command(tmp_path: Path, model: Path) -> None:
     assert "6 of 6 layers need" in err
     code, out, err = run(tmp_path, [], "plan", model, "--kv-memory", "20", "--no-measure")
     assert code == 1
-    assert "no: kv_bytes: expected at least" in out
+    assert "no: --kv-memory: expected at least" in out
 
 
 def test_plan_reads_nothing_but_the_header(tmp_path: Path, model: Path) -> None:
@@ -250,7 +250,7 @@ def test_generate_on_a_device(tmp_path: Path, model: Path) -> None:
     assert "device cuda: there is no NVIDIA GPU" in err
     assert len(err.splitlines()) == 1
     assert run(tmp_path, [], *options, "--device", "tpu")[2].startswith(
-        "pyllm: device: expected auto, cpu, cuda"
+        "pyllm: --device: expected auto, cpu, cuda"
     )
 
 

@@ -29,8 +29,8 @@ int kv_pool_blocks(const KvDemand& d) {
   for (const KvRoom& room : d.rooms) block_bytes += room.block_bytes;
   if (d.kv_bytes != 0) {
     if (d.kv_bytes < block_bytes)
-      fail("kv_bytes: expected at least ", block_bytes, " (", kBlockTokens, " tokens; ", one * block_bytes,
-           " for the context of ", d.context, " tokens), got ", d.kv_bytes);
+      fail("kv_bytes: expected at least ", block_bytes, " (one block of ", kBlockTokens, " tokens; ",
+           one * block_bytes, " for the context of ", d.context, " tokens), got ", d.kv_bytes);
     for (const KvRoom& room : d.rooms) {
       const int64_t part = d.rooms.size() == 1 ? d.kv_bytes : d.kv_bytes / block_bytes * room.block_bytes;
       if (!is_unknown(room) && part > free_beside_weights(room))

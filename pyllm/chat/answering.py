@@ -11,6 +11,7 @@ from pyllm.chat.output import Display, Nowhere, Plain, Rendered, colours
 from pyllm.chat.state import Answered, Chat
 from pyllm.chat.status import live_status
 from pyllm.errors import PyllmError
+from pyllm.terminal import cut_short
 
 if TYPE_CHECKING:
     from pyllm.chat.engine import Engine, Part, Prompt
@@ -174,12 +175,9 @@ def _tell_end(chat: Chat, kept: list[Answered], stopped: bool) -> None:
         return  # the document says it
     cut = next((one.done for one in kept if one.done and one.done.finish == "length"), None)
     if cut is not None:
-        count = f"the answer was cut after {cut.usage.completion_tokens} tokens: "
-        if cut.detail not in ("", "max_tokens"):
-            chat.tell(count + "the context is full")
-        else:
-            more = " (/set max_tokens N changes it)" if chat.terminal else ""
-            chat.tell(f"{count}--max-tokens reached{more}")
+        by_option = cut.detail in ("", "max_tokens")
+        more = " (/set max_tokens N changes it)" if by_option and chat.terminal else ""
+        chat.tell(cut_short(cut.usage.completion_tokens, cut.detail) + more)
 
 
 def show_only(chat: Chat, engine: Engine, prompt: Prompt, max_tokens: int) -> str:

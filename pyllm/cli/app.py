@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import click
+from click.core import ParameterSource
 
 from pyllm import __version__
 from pyllm.cli.batch import batch
@@ -45,6 +47,10 @@ class Commands(click.Group):
         except BrokenPipeError:  # `pyllm ... | head`: the reader has enough
             _abandon_stdout()
             ctx.exit(1)
+        except click.MissingParameter:
+            raise  # its words are its own
+        except click.BadParameter as error:
+            raise in_plain_words(error) from None
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise  # wrong usage, and what --help and the like end with
         except Exception as error:
@@ -62,6 +68,23 @@ class Commands(click.Group):
             ctx.exit(1)
 
 
+_NUMBERS = {"integer": "whole number", "float": "number"}
+
+
+def in_plain_words(error: click.BadParameter) -> click.BadParameter:
+    """The same error; it names the environment variable or the file that the value came from."""
+    message, hint, context, parameter = error.message, error.param_hint, error.ctx, error.param
+    for name, words in _NUMBERS.items():
+        message = re.sub(f"is not a valid {name}( range)?", f"is not a {words}", message)
+    if context is not None and parameter is not None and parameter.name is not None:
+        source = context.get_parameter_source(parameter.name)
+        if source is ParameterSource.ENVIRONMENT:
+            hint = str(parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name.upper()}")
+        elif source is ParameterSource.DEFAULT_MAP:
+            hint = f"{parameter.name.replace('_', '-')} in {context.params.get('config')}"
+    return click.BadParameter(message, context, parameter, hint)
+
+
 def _abandon_stdout() -> None:
     """What is still buffered cannot be written; the interpreter would complain once more at exit."""
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -73,8 +96,8 @@ def _abandon_stdout() -> None:
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="""\b
-MODEL is a name of `pyllm list`, a path to a .gguf file, hf:owner/repo/file.gguf, or absent: smollm2-135m.
-A known model is pulled at its first use.
+MODEL is a name of `pyllm list`, a path to a .gguf file or hf:owner/repo/file.gguf. generate, chat, serve,
+bench and batch do without: smollm2-135m. A known model is pulled at its first use.
 
 \b
 PYLLM_HOME   folder of models and caches    PYLLM_ISA   force an instruction set

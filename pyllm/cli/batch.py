@@ -241,7 +241,7 @@ def _forms(
         "csv" if as_csv else "lines" if lines else "jsonl",
         template or "",
         chat or system is not None,
-        read_text(system) if system else "",
+        read_text(system, "--system") if system else "",
         _schema(schema) if schema else None,
         max_tokens,
     )

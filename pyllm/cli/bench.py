@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pyllm.cli.options import COUNT, device_options, find_model, json_flag, optional_model
+from pyllm.cli.options import COUNT, device_options, find_model, json_flag, optional_model, options_named
 from pyllm.cli.output import UsageError, note, show_json, table
 from pyllm.errors import PyllmError
 
@@ -86,7 +86,8 @@ def bench(
 
     where = {"device": device, "gpu_layers": gpu_layers}
     run = Bench(name, path, tests, threads or _core.cpu_threads(), repeat, "start" in parts, where)
-    interrupted = _run(run)
+    with options_named(("device", "gpu_layers", "threads")):
+        interrupted = _run(run)
     report = run.report()
     if interrupted:
         report["interrupted"] = True

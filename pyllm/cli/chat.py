@@ -19,7 +19,7 @@ from pyllm.cli.options import (
     sampling_options,
     sampling_params,
 )
-from pyllm.cli.output import UsageError, note, read_text, show_json, table
+from pyllm.cli.output import UsageError, decoded, note, read_text, show_json, table
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def chat(
     if name != conversation.model:
         session.record({"model": name})
     if system is not None:
-        session.record({"system": read_text(system)})
+        session.record({"system": read_text(system, "--system")})
     _run(session, message, as_json)
 
 
@@ -148,18 +148,20 @@ def _run(session: Chat, message: str | None, as_json: bool) -> None:
 
 def _question(message: str) -> str:
     """What -m says, with standard input after it where that is no terminal."""
-    text = read_text(message)
+    text = read_text(message, "-m")
     if message == "-" or sys.stdin.isatty():
         return text
-    more = sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
+    more = read_text("-", "-m").strip("\n")
     return f"{text}\n\n{more}" if more else text
 
 
 def _lines() -> Iterator[str]:
     """Turns until the end of standard input; empty lines are none."""
+    start = 0
     for line in sys.stdin.buffer:
-        if text := line.decode("utf-8", "replace").strip():
+        if text := decoded(line, "standard input", start).strip():
             yield text
+        start += len(line)
 
 
 def _model(asked: str | None, before: str, server: str | None) -> str:

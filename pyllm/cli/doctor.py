@@ -12,6 +12,7 @@ from pyllm.cli.options import json_flag
 from pyllm.cli.output import fields, note, show_json
 
 LIBRARIES = ("numpy", "tokenizers", "jinja2", "click", "rich", "platformdirs", "huggingface_hub")
+ROOM = 250_000_000  # bytes: the default model and its packed weights
 
 
 @click.command()
@@ -181,6 +182,7 @@ def _cuda_rows(cuda: dict[str, Any]) -> list[tuple[str, object]]:
 def _home(problems: list[str]) -> dict[str, Any]:
     from pyllm.errors import PyllmError
     from pyllm.models import folder_bytes, home, known_models
+    from pyllm.progress import megabytes
 
     folder = home()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
@@ -192,10 +194,16 @@ def _home(problems: list[str]) -> dict[str, Any]:
     except (PyllmError, OSError) as error:
         problems.append(str(error))
         models = {}
+    free = shutil.disk_usage(existing).free
+    if free < ROOM:
+        problems.append(
+            f"{folder}: only {megabytes(free)} free on its disk: too little for a model and its packed weights; "
+            "free some, or let PYLLM_HOME name another folder"
+        )
     return {
         "path": str(folder),
         "writable": writable,
-        "free": shutil.disk_usage(existing).free,
+        "free": free,
         "models": models,
         "total": folder_bytes(folder),
     }

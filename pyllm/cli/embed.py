@@ -35,12 +35,7 @@ def embed(
     Example: pyllm embed smollm2-135m "a text" "another" --json
              pyllm embed smollm2-135m --pooling mean < lines.txt
     """
-    if not texts and sys.stdin.isatty():
-        raise UsageError("no texts: give them after the model, or pipe lines into standard input")
-    if texts in ((), ("-",)):
-        lines = read_text("-").removesuffix("\n").split("\n")
-    else:
-        lines = [read_text(text) for text in texts]
+    lines = _lines(texts)
     with open_model(find_model(model), **engine) as llm:
         vectors = llm.embed(lines, pooling)
     if as_json:
@@ -48,3 +43,20 @@ def embed(
         return
     for vector in vectors:
         print(*(f"{value:.9g}" for value in vector))
+
+
+def _lines(texts: tuple[str, ...]) -> list[str]:
+    """What to embed. UsageError for nothing, and for texts that are empty."""
+    if not texts and sys.stdin.isatty():
+        raise UsageError("no texts: give them after the model, or pipe lines into standard input")
+    if texts in ((), ("-",)):
+        place = "line {} of standard input"
+        lines = read_text("-", "").removesuffix("\n").split("\n")
+        if lines == [""]:
+            raise UsageError("standard input is empty: expected a text a line")
+    else:
+        place = "text {}"
+        lines = [read_text(text, place.format(number)) for number, text in enumerate(texts, 1)]
+    if "" in lines:
+        raise UsageError(f"{place.format(lines.index('') + 1)} is empty: expected at least one character")
+    return lines

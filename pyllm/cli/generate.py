@@ -19,7 +19,8 @@ from pyllm.cli.options import (
     sampling_params,
 )
 from pyllm.cli.output import UsageError, note, read_text, show_json
-from pyllm.terminal import Answer
+from pyllm.errors import PyllmError
+from pyllm.terminal import Answer, cut_short
 
 if TYPE_CHECKING:
     from pyllm.completion import Completion
@@ -58,9 +59,12 @@ def generate(
     With -p, standard input is not read. Without it, all of standard input is the prompt, less one line feed at
     its end.
 
+    An answer that --max-tokens or a full context has cut is said to be so; where it is therefore only the
+    beginning of what --json-schema, --regex or --grammar asks for, the exit code is 1.
+
     --json: {"text", "token_ids", "finish_reason": "stop" | "length", "usage": {"prompt_tokens",
-    "completion_tokens", "cached_tokens"}, "timings": {"load_s", "first_token_s", "prompt_tokens_per_second",
-    "decode_tokens_per_second"}}
+    "completion_tokens", "cached_tokens"}, "timings": {"load_s", "queue_s", "first_token_s", "decode_s",
+    "prompt_tokens_per_second", "decode_tokens_per_second"}}
 
     \b
     Example: pyllm generate -p "Once upon a time" --max-tokens 64
@@ -68,11 +72,17 @@ def generate(
              pyllm generate -p "Ada is 36. As JSON: " --json-schema person.json
     """
     text = _prompt(model, prompt)
+    asked = {"--json-schema": json_schema, "--regex": regex, "--grammar": grammar}
+    if not text and not chat and system is None:
+        raise UsageError(f"{'standard input' if prompt in (None, '-') else '-p'}: the prompt is empty")
+    sampling["constraint"] = constraint(json_schema, regex, grammar)
     path = find_model(model)
-    params = sampling_params(model, sampling | {"constraint": constraint(json_schema, regex, grammar)})
+    params = sampling_params(model, sampling)
     with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
         if chat or system is not None:
-            messages = [{"role": "system", "content": read_text(system)}] if system is not None else []
+            messages = (
+                [{"role": "system", "content": read_text(system, "--system")}] if system is not None else []
+            )
             stream = llm.stream_chat([*messages, {"role": "user", "content": text}], params)
         else:
             stream = llm.stream(text, params)
@@ -86,6 +96,7 @@ def generate(
                         completion = piece.completion
             finally:
                 answer.end()
+        whole = params.constraint is None or llm.is_complete(completion, params.constraint)
     if as_json:
         show_json(
             {
@@ -98,6 +109,12 @@ def generate(
         )
     else:
         note(statistics(completion))
+    cut = cut_short(completion.usage.completion_tokens, completion.finish_detail)
+    if not whole:
+        option = next(name for name, value in asked.items() if value is not None)
+        raise PyllmError(f"{cut}; it is only the beginning of what {option} asks for")
+    if completion.finish_reason == "length" and not as_json:
+        note(cut)
 
 
 def statistics(completion: Completion) -> str:
@@ -114,8 +131,8 @@ def statistics(completion: Completion) -> str:
 
 def _prompt(model: str | None, prompt: str | None) -> str:
     if prompt is not None and prompt != "-":
-        return read_text(prompt)
+        return read_text(prompt, "-p")
     if prompt is None and sys.stdin.isatty():
         hint = f" ({model!r} was taken for the model)" if model and " " in model else ""
         raise UsageError(f"no prompt: give -p TEXT, or pipe a text into standard input{hint}")
-    return read_text("-").removesuffix("\n")
+    return read_text("-", "-p").removesuffix("\n")

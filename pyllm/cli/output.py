@@ -54,8 +54,24 @@ def visible(stream: TextIO) -> None:
         reconfigure(errors="replace")
 
 
-def read_text(text: str) -> str:
-    """`text` as typed (invalid UTF-8 repaired), or all of standard input when it is `-`."""
+def read_text(text: str, source: str) -> str:
+    """`text` as typed for the option `source`, or all of standard input when it is `-`."""
     if text == "-":
-        return sys.stdin.buffer.read().decode("utf-8", "replace")
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return decoded(sys.stdin.buffer.read(), "standard input")
+    return decoded(text.encode("utf-8", "surrogateescape"), source)
+
+
+def decoded(data: bytes, source: str, start: int = 0) -> str:
+    """The text in `data`, which begins at byte `start` of `source`. What is not UTF-8 becomes U+FFFD, and a
+    note says so."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        text, place = data.decode("utf-8", "replace"), start + error.start
+        more = text.count("\ufffd") - data.count("\ufffd".encode()) - 1
+        others = f", like {more:,} more in it" if more else ""
+        note(
+            f"{source} is not UTF-8: byte 0x{data[error.start]:02x} at offset {place:,} (from 0) was read as "
+            f"U+FFFD{others}"
+        )
+        return text

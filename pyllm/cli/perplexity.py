@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from pyllm.cli.options import COUNT, engine_options, find_model, json_flag, model_argument, open_model
-from pyllm.cli.output import fields, show_json
+from pyllm.cli.output import decoded, fields, read_text, show_json
 
 
 @click.command()
@@ -48,8 +48,8 @@ def perplexity(
     """
     from pyllm.perplexity import perplexity as measure
 
-    data = sys.stdin.buffer.read() if str(text_file) == "-" else text_file.read_bytes()
-    text = data.decode("utf-8", "replace")
+    given = str(text_file)
+    text = read_text("-", "") if given == "-" else decoded(text_file.read_bytes(), given)
     engine["context"] = engine["context"] or window
     with ExitStack() as stack:
 

@@ -4,7 +4,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli.options import COUNT, device_options, json_flag, kv_type_option, model_argument, parse_bytes
+from pyllm.cli.options import (
+    COUNT,
+    by_options,
+    device_options,
+    json_flag,
+    kv_type_option,
+    model_argument,
+    options_named,
+    parse_bytes,
+)
 from pyllm.cli.output import fields, show_json
 from pyllm.errors import PyllmError
 
@@ -20,7 +29,9 @@ if TYPE_CHECKING:
 @click.option("--kv-memory", default="", help="Memory for the KV cache, such as 2GB; absent: what fits.")
 @kv_type_option
 @click.option("--no-pack", is_flag=True, help="Weights in the file's layout.")
-@click.option("--no-measure", is_flag=True, help="Do not measure how fast memory is read (about a second).")
+@click.option(
+    "--no-measure", is_flag=True, help="Do not measure the memory's speed, which takes about a second."
+)
 @json_flag
 def plan(
     model: str,
@@ -36,7 +47,8 @@ def plan(
 ) -> None:
     """Tell whether MODEL fits on this machine, and how.
 
-    Which layers go where, and the memory that takes. Only the file's header is read. Exit code 1 when it does
+    Which layers go where, and the memory that takes. Of the file only the header is read; how fast this
+    machine reads memory is measured for a bound of the speed, unless --no-measure. Exit code 1 when it does
     not fit.
 
     The options are those of generate, chat and serve, and so is the plan, by what is free now.
@@ -61,9 +73,10 @@ def plan(
         raise PyllmError(f"{model} is not here yet: `pyllm pull {model}` fetches it")
     path = resolve(model)
     file = GgufFile(path)
-    kv_bytes = parse_bytes(kv_memory) if kv_memory else 0
+    kv_bytes = parse_bytes(kv_memory, "--kv-memory") if kv_memory else 0
     demand = Demand(gpu_layers, context, kv_bytes, 512, max_sequences, kv_type, not no_pack)
-    made = plan_model(file, device, demand)
+    with options_named():
+        made = plan_model(file, device, demand)
     about = {"model": manifest.name if manifest else path.stem, "path": str(path), **describe(made)}
     about["decode"] = _decode(made, not no_measure)
     if as_json:
@@ -78,7 +91,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     """A plan in the shape that --json prints."""
     return {
         "fits": not plan.problem,
-        "problem": plan.problem,
+        "problem": by_options(plan.problem),
         "device": plan.describe(),
         "layers": len(plan.layer_devices),
         "places": [_place(place, plan) for place in plan.places],

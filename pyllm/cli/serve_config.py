@@ -67,9 +67,11 @@ def serve_options(given: Mapping[str, Any], models: int = 1) -> ServeOptions:
             keep_alive=keep_alive,
             allow_hosts=tuple(given["allow_host"]),
             cors_origins=tuple(given["cors_origin"]),
-            max_body=parse_bytes(given["max_body"]),
+            max_body=parse_bytes(given["max_body"], "--max-body"),
             batch_folder=None if given["max_storage"] == "0" else home() / "batches",
-            max_storage=0 if given["max_storage"] == "0" else parse_bytes(given["max_storage"]),
+            max_storage=0
+            if given["max_storage"] == "0"
+            else parse_bytes(given["max_storage"], "--max-storage"),
             **{name: given[name] for name in (*same, *more)},
         )
     except PyllmError as error:

@@ -79,7 +79,7 @@ def _source(model: str | None, alias: str, given: Mapping[str, Any]) -> Source:
         config,
         min(given["context"] or config.context_length, config.context_length) if config else 0,
         size + OWN_BYTES,
-        parse_bytes(given["kv_memory"]) if given["kv_memory"] else 0,
+        parse_bytes(given["kv_memory"], "--kv-memory") if given["kv_memory"] else 0,
     )
 
 

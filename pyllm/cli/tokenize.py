@@ -26,7 +26,7 @@ def tokenize(model: str, text: str, bos: bool, special: bool, as_json: bool) -> 
     from pyllm.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.from_gguf(find_model(model))
-    ids = tokenizer.encode(read_text(text), add_bos=bos, parse_special=special)
+    ids = tokenizer.encode(read_text(text, "TEXT"), add_bos=bos, parse_special=special)
     pieces = [tokenizer.piece(i) for i in ids]
     if as_json:
         show_json({"ids": ids, "pieces": pieces})

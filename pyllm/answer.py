@@ -41,6 +41,11 @@ class Answer:
         self._first = self._last = 0.0
         self.completion: Completion | None = None  # once it has ended
 
+    @property
+    def tokens(self) -> int:
+        """How many it has."""
+        return len(self._tokens)
+
     def add(self, event: _core.Event, now: float) -> Piece | None:
         """Takes the sequence's next event; the piece it gives, if any."""
         text, reason, detail = "", event.finish_reason or "", event.detail

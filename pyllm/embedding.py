@@ -49,6 +49,7 @@ class EmbedRequest:
     def __init__(self, id: int) -> None:
         self.id = id
         self.done = False
+        self.generated = 0
 
     def take(self, event: _core.Event, now: float) -> Embedding | None:
         """The embedding. PyllmError when the request failed."""

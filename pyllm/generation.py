@@ -28,6 +28,11 @@ class Request(Protocol[_T_co]):
         """Whether nothing more will come."""
         ...
 
+    @property
+    def generated(self) -> int:
+        """Tokens of its answers so far, those that were cut off too."""
+        ...
+
     def take(self, event: _core.Event, now: float) -> _T_co | None:
         """What the request's next event gives, if anything. PyllmError when the request failed."""
         ...
@@ -71,6 +76,7 @@ class Generation:
 
     def __init__(self, id: int, job: Job, tokenizer: Tokenizer, started: float, load_s: float) -> None:
         self.id = id
+        self._ended = 0  # tokens of answers that have ended
         self._open = {
             index: Answer(job.params, tokenizer, index, len(job.tokens), started, load_s)
             for index in range(job.params.n)
@@ -81,6 +87,10 @@ class Generation:
         """Whether all answers have ended. The engine may not know: a stop string ends an answer here."""
         return not self._open
 
+    @property
+    def generated(self) -> int:
+        return self._ended + sum(answer.tokens for answer in self._open.values())
+
     def take(self, event: _core.Event, now: float) -> Piece | None:
         """The piece that the request's next event gives, if any. PyllmError when the request failed."""
         answer = self._open.get(event.index)
@@ -90,5 +100,6 @@ class Generation:
             raise PyllmError(event.detail)
         piece = answer.add(event, now)
         if answer.completion is not None:
+            self._ended += answer.tokens
             del self._open[event.index]
         return piece

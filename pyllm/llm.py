@@ -225,8 +225,9 @@ class LLM:
     ) -> Completion:
         """The model's answer to a conversation: [{"role": "user", "content": "Hi"}, ...].
 
-        tools, and arguments such as enable_thinking, go to the model's chat template. Without params the answer
-        may be as long as the context lasts. With params.n > 1: the first answer; use chat_all for all of them.
+        tools, and arguments such as enable_thinking, go to the model's chat template; one without a place for
+        tools gets a description of them in the system message. Without params the answer may be as long as the
+        context lasts. With params.n > 1: the first answer; use chat_all for all of them.
         """
         return self.chat_all(messages, params, tools=tools, **template_arguments)[0]
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from pyllm import tool_prompt
 from pyllm.errors import PyllmError
 from pyllm.marked import Marked, marks_of, segments
 
@@ -35,6 +37,8 @@ ROLES = (
     "tool_results",
 )
 _MAX_DEPTH = 64  # of values within values
+_PROBE = "A probe."  # a system message that shows whether a template has one
+_USER = {"role": Marked("user"), "content": "Hi"}
 
 # For models whose file has no template: by the tokens that the vocabulary has, the first that fit.
 _CHATML = """\
@@ -155,18 +159,52 @@ class ChatTemplate:
     ) -> str:
         names = ("reasoning_content", "thinking", "reasoning")
         reader = _Reader(next((name for name in names if name in self.source), names[0]))
-        values: dict[str, Any] = {
-            **self._tokens,
-            **{name: reader.read(value, name) for name, value in arguments.items()},
-            "messages": reader.messages(messages),
-            "tools": reader.read(list(tools), "tools") if tools else None,
-            "add_generation_prompt": add_generation_prompt,
-        }
-        use_tools = self._tool_template is not None and tools
-        template = self._tool_template if use_tools and self._tool_template else self._template
-        text = template.render(values, reader.size)
+        read = {name: reader.read(value, name) for name, value in arguments.items()}
+        turns = reader.messages(messages)
+        given = reader.read(list(tools), "tools") if tools else None
+        if (given or tool_prompt.has_calls(turns)) and not self.takes_tools:
+            turns = turns if self._takes_calls else tool_prompt.as_text(turns)
+            turns = tool_prompt.described(turns, given, self._takes_system) if given else turns
+        return self._write(turns, given, {**read, "add_generation_prompt": add_generation_prompt}, reader.size)
+
+    def _write(
+        self, messages: Sequence[Any], tools: Sequence[Any] | None, arguments: Mapping[str, Any], size: int
+    ) -> str:
+        values = {**self._tokens, **arguments, "messages": list(messages), "tools": tools}
+        template = self._tool_template if self._tool_template is not None and tools else self._template
+        text = template.render(values, size)
         assert len(marks_of(text)) == len(text)
         return text
+
+    # -- what the template has a place for ---------------------------------------------------------------------
+
+    @cached_property
+    def takes_tools(self) -> bool:
+        """Whether the prompt is another one with tools. If not, they are described in the system message."""
+        if self._tool_template is None and "tools" not in self.source:
+            return False
+        system = {"role": Marked("system"), "content": _PROBE}
+        texts = [
+            (self._written(messages), self._written(messages, [tool_prompt.EXAMPLE]))
+            for messages in ([_USER], [system, _USER])
+        ]
+        return any(plain != text for plain, text in texts) or all(text is None for _, text in texts)
+
+    @cached_property
+    def _takes_calls(self) -> bool:
+        """Whether it writes calls and results of earlier turns."""
+        return "tool_calls" in self.source or "'tool'" in self.source or '"tool"' in self.source
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        return _PROBE in (self._written([{"role": Marked("system"), "content": _PROBE}, _USER]) or "")
+
+    def _written(self, messages: Sequence[Any], tools: Sequence[Any] | None = None) -> str | None:
+        """A prompt of messages of ours; None where the template fails."""
+        try:
+            return str.__str__(self._write(messages, tools, {"add_generation_prompt": True}, 1000))
+        except PyllmError:
+            return None
 
 
 class _Reader:

@@ -17,6 +17,7 @@ class FakeTemplate:
 
     source = "<tool_call> <think> </think> enable_thinking"
     stop = ()
+    takes_tools = True
 
     def __init__(self) -> None:
         self.seen: list[Any] = []

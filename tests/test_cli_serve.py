@@ -117,10 +117,12 @@ def test_serve_and_stop(model: Path, number: int) -> None:
 def test_serve_several(model: Path, tmp_path: Path) -> None:
     other, damaged = tmp_path / "other.gguf", tmp_path / "damaged.gguf"
     other.write_bytes(model.read_bytes())
-    damaged.write_bytes(model.read_bytes()[:5000])
+    damaged.write_bytes(model.read_bytes())
     paths = [str(model), str(other), str(damaged)]
     with running(*paths, "--port", "0", "--alias", "ours", "--keep-alive", "1s") as server:
         server.wait_for("ours, other, damaged: loaded when asked for")
+        damaged.unlink()
+        damaged.write_bytes(model.read_bytes()[:5000])
         hi = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "ignore_eos": True}
         assert server.post("/v1/chat/completions", {"model": "other", **hi})["model"] == "other"
         assert server.post("/v1/chat/completions", hi)["model"] == "ours"
@@ -133,6 +135,15 @@ def test_serve_several(model: Path, tmp_path: Path) -> None:
         server.wait_for("other is unloaded: nobody has used it for 1 s")
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(60) == 0
+    code, message = refused(str(model), str(damaged))
+    assert code == 1
+    assert message.startswith(f"pyllm: {damaged}: ")
+    assert "truncated or damaged" in message
+    unknown = tmp_path / "unknown.gguf"
+    unknown.write_bytes(model.read_bytes().replace(b"llama", b"lxama"))
+    code, message = refused(str(model), str(unknown))
+    assert code == 1
+    assert message.startswith(f"pyllm: {unknown}: general.architecture: lxama is not supported; known: llama")
     code, message = refused(str(model), str(model))
     assert code == 2
     assert "two models are called tiny; --alias" in message

@@ -166,7 +166,7 @@ def test_the_option_is_for_models_that_do_not_say(tmp_path: Path, llm: LLM) -> N
 @pytest.mark.parametrize(
     ("fields", "says", "param"),
     [
-        ({}, "required field input", None),
+        ({}, "input: this field is required", "input"),
         ({"input": []}, "input: expected 1 to 2048 texts, got 0", "input"),
         ({"input": ["a"] * 2049}, "input: expected 1 to 2048 texts, got 2049", "input"),
         ({"input": ""}, "input: the prompt is empty", "input"),

@@ -347,7 +347,7 @@ def test_wrong_values(server: Serving, fields: dict[str, Any], says: str) -> Non
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({}, "required field prompt"),
+        ({}, "prompt: this field is required"),
         ({"prompt": []}, "prompt: expected at least one"),
         ({"prompt": ""}, "the prompt is empty"),
         ({"prompt": [[]]}, "the prompt is empty"),
@@ -365,6 +365,22 @@ def test_wrong_completions(server: Serving, fields: dict[str, Any], says: str) -
     reply = server.post("/v1/completions", fields)
     assert reply.status == 400
     assert says in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/chat/completions", {}, "messages"),
+        ("/v1/completions", {"max_tokens": 1}, "prompt"),
+        ("/v1/responses", {"model": "tiny"}, "input"),
+        ("/v1/embeddings", {}, "input"),
+        ("/v1/messages", {"messages": HI, "max_tokens": 1}, "model"),
+    ],
+)
+def test_a_missing_field_is_named(server: Serving, path: str, body: dict[str, Any], field: str) -> None:
+    error = server.post(path, body).error
+    assert error["message"] == f"{field}: this field is required"
+    assert error.get("param", field) == field  # Anthropic's form has none
 
 
 def test_strict_refuses_unknown_fields(llm: LLM, tmp_path: Any) -> None:

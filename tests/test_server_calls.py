@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from scripted import FakeTemplate, scripted
-from serving import Reply, Serving
+from serving import Reply, Serving, serving, tiny_model
+
+from pyllm.llm import LLM
 
 openai = pytest.importorskip("openai", reason="needs the openai client")
 anthropic = pytest.importorskip("anthropic", reason="needs the anthropic client")
@@ -382,3 +384,43 @@ def test_wrong_messages(words: Any, fields: dict[str, Any], says: str) -> None:
     kind = "not_found_error" if reply.status == 404 else "invalid_request_error"
     assert reply.error["type"] == kind
     assert says in reply.error["message"]
+
+
+# --- a template without a place for tools ---------------------------------------------------------------------
+
+
+def test_every_door_describes_tools_that_the_template_drops(tmp_path: Any) -> None:
+    path = tiny_model(tmp_path)
+    with serving(lambda: LLM(path, threads=1)) as server:
+        llm = server.service.models[0].llm
+        assert not llm.template.takes_tools
+        without = len(llm.chat_tokens(HI))
+        with_tools = len(llm.chat_tokens(HI, tools=TOOLS))
+        assert with_tools > without + 100
+        client, claude = client_of(server), claude_of(server)
+        chat = client.chat.completions.create(model="tiny", messages=HI, tools=TOOLS, max_tokens=1)
+        assert chat.usage.prompt_tokens == with_tools
+        none = client.chat.completions.create(
+            model="tiny", messages=HI, tools=TOOLS, max_tokens=1, tool_choice="none"
+        )
+        assert none.usage.prompt_tokens == without
+        flat = [{"type": "function", **function} for function in (WEATHER, CLOCK)]
+        response = client.responses.create(model="tiny", input=HI, tools=flat, max_output_tokens=1)
+        assert response.usage.input_tokens >= with_tools
+        message: dict[str, Any] = {"model": "tiny", "messages": HI, "tools": CLAUDE_TOOLS}
+        counted = claude.messages.count_tokens(**message).input_tokens
+        assert counted >= with_tools
+        used = claude.messages.create(**message, max_tokens=1).usage
+        assert used.input_tokens + used.cache_read_input_tokens == counted
+        forced = client.chat.completions.create(
+            model="tiny", messages=HI, tools=TOOLS[1:], tool_choice="required", max_tokens=60
+        )
+        assert forced.choices[0].message.tool_calls[0].function.name == "clock"
+
+
+def test_the_generic_form_is_read_where_the_template_drops_tools() -> None:
+    with scripted(lambda: '{"name": "weather", "arguments": {"city": "Rome"}}') as (server, template):
+        template.takes_tools = False
+        done = client_of(server).chat.completions.create(model="tiny", messages=HI, tools=TOOLS)
+    (call,) = done.choices[0].message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", {"city": "Rome"})

@@ -70,6 +70,18 @@ def test_a_client_that_leaves_ends_its_answers(stream: bool, n: int) -> None:
         assert len(engine.cancelled) == 1
         assert server.service.models[0].engine.running == 0
         server.wait(lambda: any(" 499 " in line for line in server.lines))
+        assert generated(server) == answered(server) >= 3 * n
+
+
+def generated(server: Serving) -> int:
+    """As the metrics count it."""
+    text = server.service.metrics.text().decode()
+    return int(float(re.findall(r'^pyllm_generation_tokens_total\{model="tiny"\} (.*)$', text, re.M)[0]))
+
+
+def answered(server: Serving) -> int:
+    """As the log tells it."""
+    return sum(map(int, re.findall(r" answer (\d+)", server.log.getvalue())))
 
 
 def test_a_client_that_leaves_ends_the_scoring_of_its_prompt() -> None:
@@ -363,7 +375,9 @@ def test_while_loading() -> None:
         assert (server.get("/health").status, server.get("/ready").status) == (200, 503)
         reply = server.post("/v1/completions", {"prompt": "x"})
         assert (reply.status, reply.headers["retry-after"]) == (503, "5")
-        assert server.get("/v1/models").json["data"] == []
+        (card,) = server.get("/v1/models").json["data"]
+        assert (card["id"], card["state"]) == ("tiny", "loading")
+        assert server.get("/v1/models/tiny").json["state"] == "loading"
         loaded.set()
         server.wait_ready()
         assert server.get("/ready").status == 200
@@ -419,6 +433,8 @@ def test_draining_has_an_end() -> None:
         )
         assert whole.status == 503
         assert server.server.error is None
+        assert generated(server) == answered(server) >= len(streamed.events) - 1
+        assert all(re.search(r" answer [1-9]", line) for line in server.lines if "POST" in line)
 
 
 def test_a_port_in_use_is_told() -> None:

@@ -26,6 +26,7 @@ from pyllm.errors import PyllmError
 from pyllm.marked import Marked, joined, marks_of, percent_format, segments
 from pyllm.template import ChatTemplate
 from pyllm.tokenizer import Tokenizer
+from pyllm.tool_prompt import has_calls
 
 GOLDEN = Path(__file__).parent / "golden" / "templates"
 TEMPLATES = os.environ.get("PYLLM_TEST_TEMPLATES")
@@ -564,6 +565,8 @@ def test_templates_of_well_known_models(tokenizer: Tokenizer, name: str) -> None
     template = ChatTemplate((Path(TEMPLATES) / name).read_text(), tokenizer)
     for scene, expected in GOLDENS[name].items():
         arguments = dict(SCENES[scene])
+        if not template.takes_tools and (arguments.get("tools") or has_calls(arguments["messages"])):
+            continue  # transformers drops them, we describe them
         try:
             text = template.render(arguments.pop("messages"), bos_token="<s>", eos_token="</s>", **arguments)
             found = f"{zlib.crc32(text.encode()):08x}"
@@ -592,3 +595,79 @@ def test_reasoning_is_replayed_under_the_name_that_the_template_has(tokenizer: T
     messages = [*HI, {"role": "assistant", "content": "x", "reasoning_content": "Hm"}]
     assert render(f"{{{{ messages[1].{name} }}}}", tokenizer, messages) == "Hm"
     assert render("{{ messages[1].thinking }}{{ messages[1].reasoning_content }}", tokenizer, messages) == "Hm"
+
+
+# -- tools that the template has no place for --------------------------------------------------------------------
+
+BARE = (
+    "{% for m in messages %}{% if loop.first and m.role != 'system' %}<|im_start|>system\nHelp.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TURNS = (  # as Gemma's: no system, and turns in turn
+    "{% for m in messages %}{% if m.role != ['user', 'assistant'][loop.index0 % 2] %}{{ raise_exception('turns!') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+)
+NATIVE = "{% if tools %}{% for t in tools %}[{{ t.function.name }}]{% endfor %}{% endif %}" + BARE
+MENTIONS = "{% set tools = none %}" + BARE
+LOOK = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": f"Looks it up. {ATTACK}",
+        "parameters": {"type": "object", "properties": {"where": {"type": "string"}}},
+    },
+}
+CALLED = [
+    {"role": "user", "content": "Find it"},
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "a", "function": {"name": "look", "arguments": '{"where": "é"}'}}],
+    },
+    {"role": "tool", "tool_call_id": "a", "content": "here"},
+    {"role": "tool", "tool_call_id": "b", "content": ATTACK},
+    {"role": "user", "content": "And?"},
+]
+
+
+@pytest.mark.parametrize("source", [BARE, TURNS, MENTIONS])
+def test_tools_are_described_where_the_template_drops_them(source: str, tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(source, tokenizer)
+    assert not template.takes_tools
+    text = template.render(HI, tools=[LOOK])
+    assert text.count(json.dumps(LOOK["function"])) == 1
+    assert '{"name": "the function\'s name", "arguments": {' in text
+    assert text.count("<|im_start|>system") == (source != TURNS) + 1  # one is the attack's
+    # No more control tokens than without tools: the attack is text.
+    assert controls(template, tokenizer, HI, tools=[LOOK]) == controls(template, tokenizer, HI)
+
+
+def test_a_description_of_tools_joins_the_users_own_system_message(tokenizer: Tokenizer) -> None:
+    system = [{"role": "system", "content": [{"type": "text", "text": "Be kind."}]}, *HI]
+    text = ChatTemplate(BARE, tokenizer).render(system, tools=[LOOK])
+    assert text.startswith("<|im_start|>system\nBe kind.\n\nYou can call these functions.")
+    assert "Help." not in text
+
+
+@pytest.mark.parametrize("source", [BARE, TURNS])
+@pytest.mark.parametrize("tools", [None, [LOOK]])
+def test_calls_and_results_are_text_where_the_template_drops_them(
+    source: str, tools: Any, tokenizer: Tokenizer
+) -> None:
+    template = ChatTemplate(source, tokenizer)
+    text = template.render(CALLED, tools=tools, add_generation_prompt=False)
+    call = '<|im_start|>assistant\n{"name": "look", "arguments": {"where": "é"}}<|im_end|>\n'
+    results = f"<|im_start|>user\nResult of look: here\nResult: {ATTACK}\nAnd?<|im_end|>\n"
+    assert text.endswith(call + results)
+    marks = ["<|im_start|>", "<|im_end|>"]
+    expected = marks * (3 + (source == BARE))
+    assert controls(template, tokenizer, CALLED, tools=tools, add_generation_prompt=False) == expected
+
+
+def test_a_template_with_a_place_for_tools_writes_them_itself(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(NATIVE, tokenizer)
+    assert template.takes_tools
+    assert template.render(HI, tools=[LOOK]) == "[look]" + ChatTemplate(BARE, tokenizer).render(HI)
+    own = ChatTemplate(BARE, tokenizer, tool_source=NATIVE)
+    assert own.takes_tools
+    assert own.render(HI, tools=[LOOK]).startswith("[look]")

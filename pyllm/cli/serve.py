@@ -27,7 +27,9 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--alias", multiple=True, help="The model's name in requests, once for each; absent: its own.")
 @click.option("--keep-alive", default="", help="Unload a model unused for so long; 0: never.  [several: 10m]")
 @click.option(
-    "--api-key-file", type=click.Path(path_type=Path), help="Keys that clients must send, one a line."
+    "--api-key-file",
+    type=click.Path(path_type=Path),
+    help="Keys that clients must send, one a line, of at least 8 characters.",
 )
 @click.option("--api-key", multiple=True, help="One key. Others can see it: better PYLLM_API_KEY or a file.")
 @click.option("--allow-no-key", is_flag=True, help="Listen beyond this machine without any key.")
@@ -35,7 +37,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--cors-origin", multiple=True, help="A web page's origin that may ask; *: any.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate file (PEM), for https.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its key file, not encrypted.")
-@click.option("--strict", is_flag=True, help="Refuse unknown fields in requests.")
+@click.option("--strict", is_flag=True, help="Refuse unknown top-level fields in requests.")
 @click.option(
     "--pooling",
     type=click.Choice(POOLINGS),
@@ -59,7 +61,9 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 )
 @engine_options
 def serve(model: tuple[str, ...], **given: Any) -> None:
-    """Serve MODEL to OpenAI's clients: chat, completions, models; all requests run in one continuous batch.
+    """Serve MODEL to OpenAI's and Anthropic's clients, and to people: a page for chat and live metrics at /.
+
+    Chat, completions, responses, messages, embeddings, batches; all requests run in one continuous batch.
 
     Of several models each is loaded when a request names it, and unloaded when nobody has used it for
     --keep-alive, or when another needs its memory: the one used longest ago first.

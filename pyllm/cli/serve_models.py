@@ -84,15 +84,17 @@ def _source(model: str | None, alias: str, given: Mapping[str, Any]) -> Source:
 
 
 def _header(path: Path, kv_type: str) -> tuple[Config | None, int]:
-    """A model's sizes and the bytes of its file; none where it is damaged: loading it will say how."""
+    """A model's sizes and the bytes of its file. PyllmError when it is damaged, or none that can be loaded."""
     from pyllm._core import GgufFile
     from pyllm.cli.show import kv_bytes_per_token
     from pyllm.llm import Config
+    from pyllm.needs import Needs
 
     try:
         file = GgufFile(str(path))
-    except PyllmError:
-        return None, path.stat().st_size
+        Needs.of(file, kv_type)
+    except PyllmError as error:
+        raise PyllmError(str(error) if str(path) in str(error) else f"{path}: {error}") from None
     architecture = file.get("general.architecture")
     sizes = [file.get(f"{architecture}.{key}") for key in ("context_length", "embedding_length", "block_count")]
     context, dim, layers = (size if isinstance(size, int) else 0 for size in sizes)

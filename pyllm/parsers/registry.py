@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pyllm.errors import PyllmError
@@ -116,6 +116,11 @@ class Dialect:
         for what, name, known in (("tool calls", self.format, FORMATS), ("reasoning", self.thinking, THINKING)):
             if name is not None and name not in known:
                 raise PyllmError(f"format of {what}: expected one of {', '.join(known)}, got {name!r}")
+
+    def told(self) -> Dialect:
+        """As it writes where the prompt told it to call by plain JSON, as pyllm.tool_prompt does."""
+        reads_json = self.format is None or issubclass(FORMATS[self.format], generic.Bare | harmony.Harmony)
+        return self if reads_json else replace(self, format="generic")
 
     def finds(self, tools: object | None) -> bool:
         """Whether there is anything to find in answers: reasoning, or calls of `tools`."""

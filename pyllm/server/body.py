@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _Form = TypeVar("_Form", bound=msgspec.Struct)
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?:`key` in )?`\$\.?(?P<place>.*?)`)?$", re.DOTALL)
 
+_MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
+
 
 async def read_json(request: Request, form: type[_Form], options: ServeOptions) -> tuple[_Form, dict[str, Any]]:
     """The body as `form`, a msgspec.Struct, and as plain values. ApiError says what is wrong with it."""
@@ -113,7 +115,11 @@ def _explained(error: msgspec.ValidationError) -> ApiError:
     """msgspec says 'Expected `int`, got `str` - at `$.max_tokens`'; we say the field first."""
     match = _PLACE.match(str(error))
     place = match["place"] if match and match["place"] else None
-    what = (match["what"] if match else str(error)).replace("`", "")
+    what = match["what"] if match else str(error)
+    if missing := _MISSING.match(what):
+        place = f"{place}.{missing['name']}" if place else missing["name"]
+        return bad_request(f"{place}: this field is required", place)
+    what = what.replace("`", "")
     if place is None:
         return bad_request(what[:1].lower() + what[1:])
     return bad_request(f"{place}: {what[:1].lower() + what[1:]}", place)

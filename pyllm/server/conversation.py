@@ -208,5 +208,11 @@ def start(
         answers = model.engine.start(jobs, priority=body.priority or 0, cache_salt=salt)
     except PyllmError as error:
         raise from_pyllm(error, frozenset(body.__struct_fields__)) from None
-    exchange.stack.callback(answers.close)
+    exchange.stack.callback(_settle, exchange, answers)
     return answers
+
+
+def _settle(exchange: Exchange, answers: Answers[Any]) -> None:
+    """Ends what still runs; the tokens of answers that were cut off count as well."""
+    answers.close()
+    exchange.completion_tokens = max(exchange.completion_tokens, answers.generated)

@@ -26,7 +26,8 @@ class Answers(Generic[_T]):
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
-        self._ids: set[int] = set()  # of the engine's requests that go on
+        self._requests: list[Request[_T]] = []
+        self._ids: set[int] = set()  # of those that go on
         self._pieces: list[tuple[int, _T]] = []
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
@@ -78,8 +79,14 @@ class Answers(Generic[_T]):
             self._engine.forget(id)
         self._ids.clear()
 
-    def add(self, id: int) -> None:
-        self._ids.add(id)
+    def add(self, request: Request[_T]) -> None:
+        self._requests.append(request)
+        self._ids.add(request.id)
+
+    @property
+    def generated(self) -> int:
+        """Tokens so far, whether or not anybody has got them."""
+        return sum(request.generated for request in self._requests)
 
     def end(self, id: int) -> None:
         self._ids.discard(id)
@@ -117,7 +124,7 @@ class AsyncEngine:
             for number, job in enumerate(jobs):
                 request = self.llm.submit(job, self, priority=priority, cache_salt=cache_salt)
                 self._running[request.id] = number, request, answers
-                answers.add(request.id)
+                answers.add(request)
         except EngineEndedError as error:
             answers.close()
             raise not_ready(str(error)) from error

@@ -80,7 +80,9 @@ class Server(uvicorn.Server):
         shown = f"[{host}]" if ":" in host else host
         names = list(self._service.registry.entries)
         what = "loading the model" if self._service.starting else f"{', '.join(names)}: loaded when asked for"
-        self._service.log.message(f"listening on {scheme}://{shown}:{port}; {what}")
+        self._service.log.message(
+            f"listening on {scheme}://{shown}:{port} (chat and live metrics for browsers); {what}"
+        )
         if self._service.starting:
             self._start = asyncio.ensure_future(self._load())
         else:

@@ -52,7 +52,8 @@ class ServedModel:
     @cached_property
     def dialect(self) -> Dialect:
         """How the model writes reasoning and tool calls."""
-        return dialect_of(self.llm.template.source, self.llm.config.architecture)
+        dialect = dialect_of(self.llm.template.source, self.llm.config.architecture)
+        return dialect if self.llm.template.takes_tools else dialect.told()
 
     @cached_property
     def visible_tokens(self) -> tuple[int, ...]:

@@ -23,14 +23,12 @@ class StatusRoutes:
         self._service = service
 
     async def models(self, request: Request) -> Response:
-        """The models that are served."""
-        service = self._service
-        entries = [] if service.starting else service.registry.entries.values()
+        """The models that are served, and the state of each."""
+        entries = self._service.registry.entries.values()
         return json_response(ModelList([_card(entry) for entry in entries]))
 
     async def model(self, request: Request) -> Response:
         """One of them."""
-        self._service.check_ready()
         return json_response(_card(self._service.registry.find(request.path_params["model"])))
 
     async def health(self, request: Request) -> Response:

@@ -37,12 +37,11 @@ async function loadModels() {
     if (error.status === 503) setTimeout(loadModels, RETRY);
     return;
   }
-  if (!models.length) {
+  byId("notice").hidden = true;
+  if (models.every(({ state }) => state === "loading")) {
     tell("The model is being loaded.", loadModels);
     setTimeout(loadModels, RETRY);
-    return;
   }
-  byId("notice").hidden = true;
   const select = byId("model");
   const chosen = select.value;
   select.replaceChildren(...models.map(({ id }) => element("option", { value: id }, id)));

@@ -197,8 +197,8 @@ def _home(problems: list[str]) -> dict[str, Any]:
     free = shutil.disk_usage(existing).free
     if free < ROOM:
         problems.append(
-            f"{folder}: only {megabytes(free)} free on its disk: too little for a model and its packed "
-            "weights; free some, or let PYLLM_HOME name another folder"
+            f"{folder}: only {megabytes(free)} free on its disk, too little for models and packed weights; "
+            "free some, or let PYLLM_HOME name another folder"
         )
     return {
         "path": str(folder),

@@ -50,8 +50,12 @@ endif()
 if(NOT nvcc OR NOT EXISTS ${nvcc})
   pyllm_no_cuda("no nvcc found; name it with PYLLM_NVCC or CUDACXX")
 endif()
-get_filename_component(real ${nvcc} REALPATH)
-get_filename_component(toolkit ${real}/../.. ABSOLUTE)
+# Its folder by its own word: what stands in PATH may be a script that calls it.
+execute_process(COMMAND ${nvcc} --dryrun -x cu -c /dev/null OUTPUT_VARIABLE said ERROR_VARIABLE said)
+if(NOT said MATCHES "TOP=([^\r\n]+)")
+  pyllm_no_cuda("${nvcc} does not work: ${said}")
+endif()
+get_filename_component(toolkit ${CMAKE_MATCH_1} REALPATH)
 find_library(PYLLM_CUDART NAMES libcudart_static.a PATHS ${toolkit} PATH_SUFFIXES
              lib64 lib targets/${CMAKE_SYSTEM_PROCESSOR}-linux/lib lib/${CMAKE_SYSTEM_PROCESSOR}-linux-gnu NO_DEFAULT_PATH)
 find_path(PYLLM_CUDA_INCLUDE cuda_runtime.h PATHS ${toolkit} PATH_SUFFIXES

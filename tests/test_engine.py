@@ -316,7 +316,10 @@ def test_prompts_that_can_never_run(tokens: Any, message: str) -> None:
         ({"context": -1}, "got -1"),
         ({"max_batch_tokens": 0}, "max_batch_tokens: expected 1 to"),
         ({"max_sequences": 513}, "max_sequences: expected 1 to 512, .* got 513"),
-        ({"kv_bytes": 100}, r"at least 1024 \(one block of 16 tokens; 65536 for the context of 1024 tokens\), got 100"),
+        (
+            {"kv_bytes": 100},
+            r"at least 1024 \(one block of 16 tokens; 65536 for the context of 1024 tokens\), got 100",
+        ),
         ({"kv_bytes": -1}, "got -1"),
         ({"kv_bytes": 1 << 60}, "more than the .* bytes of memory"),
     ],

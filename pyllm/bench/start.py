@@ -35,7 +35,9 @@ def measure_start(path: Path, threads: int = 0, where: Mapping[str, Any] = Mappi
 
     where: LLM's device and gpu_layers.
     """
-    command = [sys.executable, "-m", "pyllm.bench.start", str(path), "--threads", str(threads)]
+    # As -m would, but for the current folder in front of the path: it may hold pyllm's source.
+    run = "import runpy, sys; del sys.path[0]; runpy.run_module('pyllm.bench.start', run_name='__main__')"
+    command = [sys.executable, "-c", run, str(path), "--threads", str(threads)]
     return watch([*command, "--where", json.dumps(dict(where))])
 
 

@@ -92,6 +92,7 @@ def quantize(
     from pyllm.mixes import mix_named
     from pyllm.quantize.importance import read_importance
     from pyllm.quantize.plan import Override
+    from pyllm.quantize.quantize import check_target
     from pyllm.quantize.quantize import quantize as run
 
     goal = _goal(mix, max_loss, loss, target_size)
@@ -103,6 +104,8 @@ def quantize(
         raise UsageError("--calibrate and --importance both tell which columns matter; give one of them")
     if save_importance and (importance or not calibrate):
         raise UsageError("--save-importance keeps what --calibrate finds; give that, without --importance")
+    if save_importance and save_importance.resolve() == output.resolve():
+        raise UsageError(f"--save-importance {save_importance}: is the output itself")
     try:
         overrides: list[Override] = [Override.parse(text) for text in tensor]
         if mix:
@@ -111,7 +114,12 @@ def quantize(
         raise UsageError(str(error)) from error
     source = Path(model) if Path(model).is_dir() else find_model(model)
     weights = read_importance(importance) if importance else None
-    calibration = _calibration(source, calibrate, threads) if calibrate else None
+    calibration = None
+    if calibrate:
+        for target in (output, save_importance):  # before minutes of work
+            if target:
+                check_target(target, [str(source), str(calibrate)])
+        calibration = _calibration(source, calibrate, threads)
     found = None
     if goal:
         from pyllm.quantize.calibrate import quantize_to_goal

@@ -19,6 +19,7 @@ from pyllm.vocabulary import Metadata, TokenType, Vocabulary, merges, read_vocab
 
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 _SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
+_KEPT = 16384  # texts of tokens: some hundred bytes each
 
 
 class Model(Protocol):
@@ -226,7 +227,7 @@ class Detokenizer:
         between = self._between
         text = self._push(token)
         self._between = not self._decoder.buffer and not self._strip_space
-        if between and self._between and not self._tokenizer.is_special(token):
+        if between and self._between and len(self._whole) < _KEPT and not self._tokenizer.is_special(token):
             self._whole[token] = text
         return text
 

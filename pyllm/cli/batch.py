@@ -70,16 +70,9 @@ def batch(
     schema: Path | None,
     max_sequences: int,
     drain_timeout: float,
-    context: int,
-    threads: int,
-    kv_memory: str,
-    kv_type: str,
-    no_pack: bool,
-    precise: bool,
-    device: str,
-    gpu_layers: int | None,
     as_json: bool,
-    **sampling: Any,
+    sampling: dict[str, Any],
+    **engine: Any,
 ) -> None:
     """Answer every row of INPUT (- or absent: standard input), many at a time. No row is lost or done twice:
     after Ctrl-C, a crash or a full disk, the same command goes on where OUTPUT ends.
@@ -127,9 +120,8 @@ def batch(
     source = Input(rows, forms.kind)
     path = find_model(model)
     name, defaults = _name_and_defaults(model, path)
-    job = _job_name(
-        path, forms, name, {**defaults, **chosen}, seed, context, kv_type, precise, device, gpu_layers
-    )
+    deciding = [engine[option] for option in ("context", "kv_type", "precise", "device", "gpu_layers")]
+    job = _job_name(path, forms, name, {**defaults, **chosen}, seed, *deciding)
     plan = Plan(
         source.records,
         forms,
@@ -143,18 +135,7 @@ def batch(
     if source.rereadable and not rows_left(source.records, done):
         _show(Counts(skipped=done.count, finished=True), output, as_json)
         return
-    with open_model(
-        path,
-        context,
-        threads,
-        kv_memory,
-        kv_type,
-        no_pack,
-        precise,
-        device,
-        gpu_layers,
-        max_sequences=max_sequences,
-    ) as llm:
+    with open_model(path, **engine, max_sequences=max_sequences) as llm:
         ended = _run(plan, done, llm, name, {**defaults, **chosen}, seed, drain_timeout, source.size)
     if ended.counts.finished and not ended.counts.rows + ended.counts.skipped:
         raise source.empty()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,6 +113,12 @@ def engine_options(command: F) -> F:
     return command
 
 
+def engine_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command's values those of ENGINE, for open_model."""
+    names = inspect.signature(open_model).parameters
+    return {name: given[name] for name in names if name in given and name != "path"}
+
+
 def constraint_options(command: F) -> F:
     """Adds CONSTRAINT."""
     for option in reversed(CONSTRAINT):
@@ -156,11 +164,18 @@ def _file(option: str, path: str) -> str:
         raise UsageError(f"{option} {path}: expected a text file") from error
 
 
-def sampling_options(command: F) -> F:
-    """Adds SAMPLING."""
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds SAMPLING; the command gets their values as one mapping, `sampling`."""
+    signature = inspect.signature(SamplingParams)
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> Any:
+        sampling = {name: given.pop(name) for name in signature.parameters if name in given}
+        return command(sampling=sampling, **given)
+
     for option in reversed(SAMPLING):
-        command = option(command)
-    return command
+        collected = option(collected)
+    return collected
 
 
 def open_model(

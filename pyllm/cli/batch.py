@@ -14,6 +14,7 @@ from pyllm.cli.options import (
     find_model,
     json_flag,
     open_model,
+    read_file,
     sampling_options,
     sampling_params,
 )
@@ -217,7 +218,7 @@ def _forms(
     if lines and (as_csv or template):
         raise UsageError(f"--lines and {'--csv' if as_csv else '--template'}: give one of them")
     if template is not None and template.startswith("@"):
-        template = _read(Path(template[1:]), "--template")
+        template = read_file("--template", template[1:])
     return Forms(
         "csv" if as_csv else "lines" if lines else "jsonl",
         template or "",
@@ -229,7 +230,7 @@ def _forms(
 
 
 def _schema(path: Path) -> dict[str, Any]:
-    text = _read(path, "--schema")
+    text = read_file("--schema", path)
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -237,15 +238,6 @@ def _schema(path: Path) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise UsageError(f"--schema {path}: expected a JSON object, found {type(schema).__name__}")
     return schema
-
-
-def _read(path: Path, option: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{option} {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise UsageError(f"{option} {path}: expected UTF-8") from None
 
 
 def _output(path: Path | None, source: Input, job: str, overwrite: bool) -> Output | StreamOutput:

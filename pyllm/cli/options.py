@@ -133,9 +133,9 @@ def constraint(json_schema: str | None, regex: str | None, grammar: str | None) 
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)}: expected only one of them")
     if json_schema is not None and not json_schema.lstrip().startswith("{"):
-        json_schema = _file("--json-schema", json_schema)
+        json_schema = read_file("--json-schema", json_schema)
     if grammar is not None:
-        grammar = _file("--grammar", grammar)
+        grammar = read_file("--grammar", grammar)
     from pyllm.constraint import Constraint
 
     try:
@@ -155,13 +155,14 @@ def constraint(json_schema: str | None, regex: str | None, grammar: str | None) 
         raise UsageError(f"{names[0]}: {str(error).removeprefix('constraint: ')}") from error
 
 
-def _file(option: str, path: str) -> str:
+def read_file(option: str, path: str | Path) -> str:
+    """The text of the file that an option names. UsageError when there is none."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{option} {path}: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{option} {path}: expected a text file") from error
+        raise UsageError(f"{option} {path}: expected a text file in UTF-8") from error
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -181,7 +181,12 @@ def _run(
         served = ServedModel(name, AsyncEngine(llm, asyncio.get_running_loop()), defaults)
         progress = batch_progress(size)
         offline = Offline(service, served, any_model=True, seed=seed)
-        job = Job(plan, done, offline, progress.update)
+
+        def show(counts: Counts) -> None:
+            counts.computed = llm.stats()["tokens_computed"]
+            progress.update(counts)
+
+        job = Job(plan, done, offline, show)
 
         def stop(number: int, within_s: float) -> None:
             signals.append(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ from pyllm.parsers import Content, Parser, Reasoning, dialect_of
 from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyllm.completion import Piece
     from pyllm.generation import Request
     from pyllm.llm import LLM
@@ -29,6 +31,7 @@ class LocalEngine:
     def __init__(self, llm: LLM, name: str) -> None:
         self.name = name
         self.context = llm.context
+        self.kv_bytes_per_token = llm.config.kv_bytes_per_token
         self._llm = llm
         self._warming: Request[Piece] | None = None
         template = llm.template
@@ -69,6 +72,12 @@ class LocalEngine:
         with suppress(PyllmError):  # one that does not fit is told of with the next question
             job = self._llm.job(self._llm.chat_tokens(messages), SamplingParams(max_tokens=1))
             self._warming = self._llm.submit(job, queue.SimpleQueue())
+
+    def save_kv(self, tokens: Sequence[int], path: Path, stop: Callable[[], None]) -> int:
+        return self._llm.save_kv(tokens, path, stop)
+
+    def load_kv(self, path: Path) -> list[int]:
+        return self._llm.load_kv(path)
 
     def token(self, id: int) -> str:
         return self._llm.tokenizer.piece(id)

@@ -91,6 +91,7 @@ def chat(
     from pyllm.chat.loading import Loading
     from pyllm.chat.start import begin
     from pyllm.chat.state import Chat, shown
+    from pyllm.chat.warm import Warm
 
     options: dict[str, Any] = {"context": context, "threads": threads, "kv_memory": kv_memory}
     options.update(kv_type=kv_type, no_pack=no_pack, precise=precise, device=device, gpu_layers=gpu_layers)
@@ -99,16 +100,18 @@ def chat(
         return _remote(server, name) if server else _local(name, options)
 
     given = {name: value for name, value in sampling.items() if value is not None and value != ()}
-    conversation, transcript = begin(resume, again, not no_save, note)
+    conversation, transcript, path = begin(resume, again, not no_save, note)
     name = _model(model, conversation.model, server)
+    make = _prepared(prepare, name, asked=model is not None)
     session = Chat(
         conversation=conversation,
         transcript=transcript,
-        loading=Loading(_prepared(prepare, name, asked=model is not None)),
+        loading=Loading(lambda: session.take_warm(make())),
         params=_remote_params if server else _local_params,
         prepare=prepare,
         models=_names,
         tell=note,
+        warm=Warm(path),
         chosen=given,
         model=name,
         raw=raw,

@@ -120,6 +120,7 @@ def model(chat: Chat, argument: str) -> None:
     old = chat.engine
     with keys(shown=True):  # terms of a model may be asked for
         new = chat.prepare(name)  # whatever can be seen before the old one must go
+    chat.warm.forget()
     old.close()  # two models may not fit into memory
     try:
         loading = Loading(new)

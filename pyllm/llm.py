@@ -367,7 +367,7 @@ class LLM:
         self, tokens: Sequence[int], path: str | os.PathLike[str], stop: Callable[[], None] = lambda: None
     ) -> int:
         """Writes the keys and values that the prefix cache holds of the beginning of `tokens` to a file that
-        only the user may read, and that appears when it is whole. Returns the tokens written (whole blocks of 16);
+        only the user may read, and that appears when it is whole. Returns the tokens written (whole blocks);
         0: none, and no file.
 
         stop: called often; may raise, to end it. OSError, PyllmError.

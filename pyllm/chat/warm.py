@@ -144,20 +144,25 @@ def _private() -> Iterator[list[str]]:
 # -- all conversations -----------------------------------------------------------------------------------------
 
 
+def folder() -> Path:
+    """Where they are: that of the transcripts."""
+    from pyllm.chat import store
+
+    return store.folder()
+
+
 def kept() -> list[Path]:
     """The files of all conversations."""
-    from pyllm.chat import store
     from pyllm.private_files import files
 
-    return files(store.folder(), SUFFIX)
+    return files(folder(), SUFFIX)
 
 
 def limit() -> int:
     """Bytes that they may take. PyllmError when PYLLM_KV_LIMIT is no amount."""
-    from pyllm.chat import store
     from pyllm.private_files import allowance
 
-    return allowance("PYLLM_KV_LIMIT", LIMIT, store.folder(), kept())
+    return allowance("PYLLM_KV_LIMIT", LIMIT, folder(), kept())
 
 
 def _limit() -> int:

@@ -11,6 +11,7 @@ from pyllm.completion import Logprob, Timings, Usage
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pyllm.constraint import Constraint
     from pyllm.sampling import SamplingParams
 
 Messages = Sequence[Mapping[str, Any]]
@@ -82,6 +83,10 @@ class Engine(Protocol):
 
     def count(self, text: str) -> int | None:
         """Tokens of a text; None when nobody can tell."""
+        ...
+
+    def check(self, constraint: Constraint) -> None:
+        """PyllmError when no answer can be made to keep it, as far as that is known before."""
         ...
 
     def start(self, prompt: Prompt, params: SamplingParams, chosen: Set[str] = frozenset()) -> Stream:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyllm.completion import Piece
+    from pyllm.constraint import Constraint
     from pyllm.generation import Request
     from pyllm.llm import LLM
 
@@ -54,6 +55,10 @@ class LocalEngine:
 
     def count(self, text: str) -> int:
         return len(self._llm.tokenizer.encode(text, add_bos=False))
+
+    def check(self, constraint: Constraint) -> None:
+        tokens = self._llm.chat_tokens([{"role": "user", "content": "x"}])
+        self._llm.job(tokens, SamplingParams(constraint=constraint))
 
     def start(self, prompt: Prompt, params: SamplingParams, chosen: Set[str] = frozenset()) -> LocalStream:
         if self._warming is not None:

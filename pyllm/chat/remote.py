@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from pyllm.constraint import Constraint
     from pyllm.sampling import SamplingParams
 
 # SamplingParams that OpenAI's form has; pyllm's servers take the others too.
@@ -113,6 +114,9 @@ class RemoteEngine:
                 "json_schema": {"name": "answer", "schema": schema},
             }
         return RemoteStream(self._http, f"{self._base}/v1/chat/completions", asked)
+
+    def check(self, constraint: Constraint) -> None:
+        pass  # the server tells with the first answer
 
     def warm(self, messages: Messages) -> None:
         pass  # the server's work is not ours to spend

@@ -94,8 +94,10 @@ def json_schema(chat: Chat, argument: str) -> None:
             text = '{"type": "object"}'
         elif not argument.startswith("{"):
             text = read_schema(argument)
-        chat.constraint = Constraint.json(text)
-        keys = list(json.loads(text).get("properties", {}))
+        constraint = Constraint.json(text)
+        chat.engine.check(constraint)
+        chat.constraint = constraint
+        keys = list(json.loads(constraint.text).get("properties", {}))
         chat.show("answers are JSON" + (f" with {', '.join(map(str, keys[:12]))}" if keys else ""))
 
 

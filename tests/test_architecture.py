@@ -24,7 +24,7 @@ MAY_INCLUDE = {
     "python": {"python", "engine", "model", "backend", "gguf", "text", "quantize", "quant", "core"},
 }
 DEVICES = ("backend/cpu/", "backend/cuda/")
-PURE = ("engine/scheduler", "engine/block_pool", "engine/prefix_cache")
+PURE = ("engine/scheduler", "engine/block_pool", "engine/prefix_cache", "engine/held_prefix")
 
 
 def layer(path: str) -> str:

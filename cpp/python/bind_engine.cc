@@ -1,5 +1,7 @@
 // Model, Engine and Event for Python. A step runs without the GIL from beginning to end.
 #include <algorithm>
+#include <span>
+#include <string_view>
 
 #include "backend/cpu/packed_weights.h"
 #include "backend/device.h"
@@ -102,6 +104,25 @@ void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const Sam
     request.constraint.push_back(std::make_unique<PythonStream>(py::reinterpret_borrow<py::object>(state)));
   py::gil_scoped_release release;
   self.engine->submit(std::move(request));
+}
+
+py::bytes read_kv(LoadedEngine& self, const py::object& tokens, int64_t first, int64_t count,
+                  const std::string& cache_salt) {
+  const std::vector<int32_t> ids = token_ids(tokens);
+  std::vector<std::byte> bytes;
+  {
+    py::gil_scoped_release release;
+    bytes = self.engine->read_kv(ids, cache_salt, first, count);
+  }
+  return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+int64_t write_kv(LoadedEngine& self, const py::object& tokens, int64_t first, const py::bytes& data,
+                 const std::string& cache_salt) {
+  const std::vector<int32_t> ids = token_ids(tokens);
+  const std::string_view view = data;
+  py::gil_scoped_release release;
+  return self.engine->write_kv(ids, cache_salt, first, std::as_bytes(std::span(view)));
 }
 
 py::dict stats(const LoadedEngine& self) {
@@ -244,11 +265,23 @@ void bind_engine(py::module_& m) {
           "Compute one step. Without work wait for some, at most timeout_s seconds, or until wake().")
       .def(
           "wake", [](LoadedEngine& self) { self.engine->wake(); }, Guard(), "Make a waiting step() return.")
+      .def("read_kv", &read_kv, py::arg("tokens"), py::arg("first"), py::arg("count"),
+           py::arg("cache_salt") = "",
+           "Keys and values that the prefix cache holds of `tokens`: of at most `count` blocks of 16 tokens "
+           "from "
+           "block `first` on, kv_block_bytes each.")
+      .def("write_kv", &write_kv, py::arg("tokens"), py::arg("first"), py::arg("data"),
+           py::arg("cache_salt") = "",
+           "Put such bytes into the prefix cache, as far as there is room; the blocks of `tokens` that are "
+           "cached then.")
       .def("stats", &stats)
       .def_property_readonly(
           "context", [](const LoadedEngine& self) { return self.engine->context(); },
           "Tokens of a sequence at most.")
-      .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); });
+      .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); })
+      .def_property_readonly(
+          "kv_block_bytes", [](const LoadedEngine& self) { return self.engine->kv_block_bytes(); },
+          "Bytes of keys and values of 16 tokens, all layers.");
   m.def("layer_count", &layer_count, py::arg("file"), "Layers of a model that can be loaded, by its header.");
   m.def("known_architectures", &known_architectures, "Names of `general.architecture` that can be loaded.");
   m.def("available_memory", &available_memory, py::arg("root") = "", Guard(),

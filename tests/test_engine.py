@@ -180,7 +180,9 @@ def test_scores_of_prompt_tokens(max_batch_tokens: int) -> None:
     assert again.scores == driver.answers[1, 0].scores[39:]
 
 
-@pytest.mark.parametrize("options", [{"score_from": 0}, {"score_from": 5}, {"score_from": 1, "want_logits": True}])
+@pytest.mark.parametrize(
+    "options", [{"score_from": 0}, {"score_from": 5}, {"score_from": 1, "want_logits": True}]
+)
 def test_scores_that_cannot_be(options: dict[str, Any]) -> None:
     with pytest.raises(PyllmError, match=r"score_from: expected (1 to 4 for 5 tokens|one of them at most)"):
         engine().submit(1, prompt(5), _core.SamplingParams(), **options)

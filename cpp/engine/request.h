@@ -18,11 +18,11 @@ struct Request {
   uint64_t id = 0;  // the caller's; unique among requests that have not finished
   std::vector<int32_t> tokens;
   SamplingParams params;
-  int priority = 0;                // the smaller goes first; among equals the earlier
-  std::string cache_salt;          // prefixes are shared only between requests with the same salt
-  bool want_logits = false;        // the logits of every prompt token, and nothing generated
+  int priority = 0;                   // the smaller goes first; among equals the earlier
+  std::string cache_salt;             // prefixes are shared only between requests with the same salt
+  bool want_logits = false;           // the logits of every prompt token, and nothing generated
   std::optional<int64_t> score_from;  // log-probabilities of the prompt's tokens from this one on, and no more
-  std::optional<Pooling> pooling;  // one vector for the whole prompt, and nothing generated
+  std::optional<Pooling> pooling;     // one vector for the whole prompt, and nothing generated
   std::vector<std::unique_ptr<MaskSource::Stream>> constraint;  // [n]; empty: any token may come
 };
 

@@ -63,7 +63,9 @@ struct Sequence {
 
   int total() const { return static_cast<int>(tokens.size()); }
   int pending() const { return total() - computed; }
-  int delivered() const { return furthest > wanted_from ? furthest : wanted_from; }  // no output is wanted before
+  int delivered() const {
+    return furthest > wanted_from ? furthest : wanted_from;
+  }  // no output is wanted before
 };
 
 // A sequence's part of a step.

@@ -95,7 +95,8 @@ std::vector<int32_t> token_ids(const py::object& tokens) {
 
 void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
             int priority, const std::string& cache_salt, bool want_logits,
-            const std::optional<std::string>& pooling, std::optional<int64_t> score_from, const py::list& constraint) {
+            const std::optional<std::string>& pooling, std::optional<int64_t> score_from,
+            const py::list& constraint) {
   Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, score_from, {}, {}};
   if (pooling) request.pooling = pooling_named(*pooling);
   for (const py::handle state : constraint)

@@ -43,7 +43,7 @@ struct Client {
   std::string salt;
   Want want = Want::Tokens;
   int streams = 1, max_new = 0, priority = 0;
-  int wanted_from = 0;              // of Want::Logits
+  int wanted_from = 0;            // of Want::Logits
   int arrives = 0, cancels = -1;  // at which step
 
   bool added = false, gone = false;  // gone: finished, cancelled or failed
@@ -267,7 +267,8 @@ class Simulation {
       check(c.cut || c.values == std::vector{value_of(c.prompt)}, "not the last token's state");
     } else if (c.want != Want::Tokens && c.want != Want::Nothing) {
       const auto wanted = c.prompt.begin() + c.wanted_from;
-      check(c.cut || c.values.size() == static_cast<size_t>(c.prompt.end() - wanted), "logits or states are missing");
+      check(c.cut || c.values.size() == static_cast<size_t>(c.prompt.end() - wanted),
+            "logits or states are missing");
       for (size_t i = 0; i < c.values.size(); ++i)
         check(c.values[i] == value_of({c.prompt.begin(), wanted + i + 1}), "wrong logits or states");
     }

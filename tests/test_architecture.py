@@ -158,6 +158,7 @@ ABOVE = {
     "chat": 3,
     "quantize": 3,
     "perplexity": 3,
+    "evaluate": 3,
     "llm": 2,
     "errors": 0,
 }  # everything else: 1

@@ -97,8 +97,9 @@ std::vector<int32_t> token_ids(const py::object& tokens) {
 
 void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
             int priority, const std::string& cache_salt, bool want_logits,
-            const std::optional<std::string>& pooling, const py::list& constraint) {
-  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}, {}};
+            const std::optional<std::string>& pooling, std::optional<int64_t> score_from,
+            const py::list& constraint) {
+  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, score_from, {}, {}};
   if (pooling) request.pooling = pooling_named(*pooling);
   for (const py::handle state : constraint)
     request.constraint.push_back(std::make_unique<PythonStream>(py::reinterpret_borrow<py::object>(state)));
@@ -171,6 +172,12 @@ py::object embedding(const py::object& self) {
   return py::array_t<float>({static_cast<py::ssize_t>(e.embedding.size())}, e.embedding.data(), self);
 }
 
+py::object scores(const py::object& self) {
+  const Event& e = self.cast<const Event&>();
+  if (e.scores.empty()) return py::none();
+  return py::array_t<float>({static_cast<py::ssize_t>(e.scores.size())}, e.scores.data(), self);
+}
+
 py::list top_logprobs(const Event& e) {
   py::list out(e.top_logprobs.size());
   for (size_t i = 0; i < e.top_logprobs.size(); ++i)
@@ -220,6 +227,8 @@ void bind_event(py::module_& m) {
       .def_readonly("queue_s", &Event::queue_s,
                     "Seconds from submit to the first step that computed some of it.")
       .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.")
+      .def_property_readonly("scores", &scores,
+                             "float32 [tokens], log-probabilities of the next prompt tokens, or None.")
       .def_property_readonly("embedding", &embedding,
                              "float32 [dim] of length 1 at the end, with pooling, or None.");
 }
@@ -253,8 +262,9 @@ void bind_engine(py::module_& m) {
            "masks: an object with fill(states, tokens, address, row_bytes), see _core.pyi.")
       .def("submit", &submit, py::arg("id"), py::arg("tokens"), py::arg("params"), py::arg("priority") = 0,
            py::arg("cache_salt") = "", py::arg("want_logits") = false, py::arg("pooling") = py::none(),
-           py::arg("constraint") = py::list(),
+           py::arg("score_from") = py::none(), py::arg("constraint") = py::list(),
            "Queue a request under an id that is not in use. Raises PyllmError when it can never run. "
+           "score_from: log-probabilities of the prompt's own tokens from this one on, and nothing generated. "
            "constraint: a state for `masks` for each of n streams, or none.")
       .def(
           "cancel", [](LoadedEngine& self, uint64_t id) { self.engine->cancel(id); }, py::arg("id"), Guard(),

@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from serve import WORDS, start_server
+from serve import start_server
+from words import WORDS
 
 NONSENSE = (
     b"{",

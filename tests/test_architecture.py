@@ -157,6 +157,7 @@ ABOVE = {
     "bench": 3,
     "chat": 3,
     "quantize": 3,
+    "prune": 3,
     "perplexity": 3,
     "llm": 2,
     "errors": 0,

@@ -22,6 +22,7 @@ from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
+from pyllm.cli.prune import prune
 from pyllm.cli.pull import pull
 from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
@@ -127,6 +128,7 @@ for command in (
     embed,
     convert,
     quantize,
+    prune,
     inspect,
     perplexity,
     bench,

@@ -5,7 +5,7 @@ A draft is a pyllm.weights.Source, so that it is written as any model is: tensor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from pyllm import _core
 from pyllm.errors import PyllmError
 from pyllm.gguf_writer import Value
 from pyllm.mixes import fitting
-from pyllm.prune.shape import Shape, shape_of
+from pyllm.prune.shape import shape_of
 from pyllm.quantize.plan import NUMBERS, Planned
 from pyllm.weights import Source, SourceTensor
 
@@ -171,7 +171,7 @@ class Draft:
         """What types the tensors are written in: their own, where that can be."""
         return [self._planned(edit) for edit in self._edits.values()]
 
-    def importance(self, importance: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    def importance(self, importance: Mapping[str, Floats]) -> dict[str, Floats]:
         """Importance of the source's columns as that of the columns that are kept."""
         found = {}
         for edit in self._edits.values():

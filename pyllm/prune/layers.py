@@ -29,9 +29,7 @@ _PATTERN = "attention.sliding_window_pattern"
 
 def check_layers(shape: Shape, count: int) -> None:
     if not 0 < count < shape.layers:
-        raise PyllmError(
-            f"--layers {count}: the model has {shape.layers}, at least one must go and one stay"
-        )
+        raise PyllmError(f"--layers {count}: the model has {shape.layers}, at least one must go and one stay")
 
 
 def drop_layers(draft: Draft, count: int, influence: Sequence[float]) -> list[int]:

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gguf.constants import GGUFValueType
 
 from pyllm.gguf_writer import Value, typed
-from pyllm.prune.draft import Draft, Floats, Indices
+from pyllm.prune.draft import Draft, Indices
 from pyllm.prune.ffn import kept_channels, narrow_ffn
 from pyllm.prune.heads import check_heads, drop_heads
 from pyllm.prune.layers import check_layers, drop_layers
 from pyllm.prune.shape import Shape
-from pyllm.prune.sparsity import Pattern, make_sparse
+from pyllm.prune.sparsity import Pattern, make_sparse, share_of_zeros
 from pyllm.prune.vocabulary import keep_tokens
 from pyllm.quantize.plan import Planned
-from pyllm.quantize.quantize import check_target, write_planned
+from pyllm.quantize.quantize import Importance, check_target, write_planned
 from pyllm.weights import GgufSource
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
 
 # Of a size that is no longer the model's.
 _STALE = ("general.size_label", "general.parameter_count")
-
-
-@dataclass(frozen=True)
-class Activations:
-    """What a text says about a model.
-
-    importance: mean squared inputs of each matrix by its name, [column]. influence: [layer], see layers.py.
-    """
-
-    importance: Mapping[str, Floats] = field(default_factory=dict)
-    influence: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,8 @@ class Amounts:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What was taken out. layers: their numbers in the input. notes: what the user should know."""
+    """What was taken out. layers: their numbers in the input. zeros: share of the layers' weights in the target
+    that are 0, None where none was made so. notes: what the user should know."""
 
     before: Shape
     after: Shape
@@ -68,6 +58,7 @@ class Pruned:
     parameters_after: int
     bytes_before: int
     bytes_after: int
+    zeros: float | None
     notes: Sequence[str]
 
 
@@ -75,7 +66,8 @@ def prune(
     path: Path,
     target: Path,
     amounts: Amounts,
-    activations: Activations,
+    importance: Importance,
+    influence: Sequence[float] = (),
     *,
     figures: Mapping[str, Any] | None = None,
     threads: int = 0,
@@ -83,6 +75,7 @@ def prune(
 ) -> Pruned:
     """Writes the model in `path` to `target` without what `amounts` says.
 
+    importance: mean squared inputs of each matrix by its name, [column]. influence: [layer], see layers.py.
     figures: plain values for the metadata, under `prune.`. `target` gets its name only when it is whole.
     PyllmError for amounts that the model does not have, activations of another model, weights that are not
     finite, a full disk, and a target that is the source.
@@ -91,11 +84,11 @@ def prune(
     check_target(target, source.paths)
     draft = Draft(source)
     parameters = _parameters(draft)
-    layers = _cut(draft, amounts, activations)
+    layers = _cut(draft, amounts, importance, influence)
     _describe(draft, amounts, layers, figures or {})
     plan = draft.plan()
-    importance = draft.importance(activations.importance)
-    write_planned(draft, target, draft.metadata(), plan, importance, threads, progress=progress)
+    kept = draft.importance(importance)
+    write_planned(draft, target, draft.metadata(), plan, kept, threads, progress=progress)
     return Pruned(
         before=draft.before,
         after=draft.shape,
@@ -105,21 +98,22 @@ def prune(
         parameters_after=_parameters(draft),
         bytes_before=source.n_bytes,
         bytes_after=target.stat().st_size,
+        zeros=share_of_zeros(target) if amounts.sparsity else None,
         notes=[*draft.notes, *_notes(plan, amounts)],
     )
 
 
-def _cut(draft: Draft, amounts: Amounts, activations: Activations) -> list[int]:
+def _cut(draft: Draft, amounts: Amounts, importance: Importance, influence: Sequence[float]) -> list[int]:
     """Returns the numbers of the layers that went. They go last: until then, names are the input's."""
     if amounts.heads:
-        drop_heads(draft, amounts.heads, activations.importance)
+        drop_heads(draft, amounts.heads, importance)
     if amounts.ffn:
-        narrow_ffn(draft, kept_channels(draft, amounts.ffn), activations.importance)
+        narrow_ffn(draft, kept_channels(draft, amounts.ffn), importance)
     if amounts.tokens is not None:
         keep_tokens(draft, amounts.tokens)
     if amounts.sparsity:
-        make_sparse(draft, amounts.sparsity, activations.importance)
-    layers = drop_layers(draft, amounts.layers, activations.influence) if amounts.layers else []
+        make_sparse(draft, amounts.sparsity, importance)
+    layers = drop_layers(draft, amounts.layers, influence) if amounts.layers else []
     _keep_query_scale(draft)
     return layers
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from pyllm import _core
 from pyllm.errors import PyllmError
 from pyllm.prune.draft import Draft, Floats
+from pyllm.quantize.inspect import weights_of
 
 PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
 
@@ -71,3 +74,15 @@ def _zeros(norms: Floats, pattern: Pattern) -> Callable[[Floats], None]:
         np.put_along_axis(by_run, np.argsort(score, axis=1, kind="stable")[:, :count], np.float32(0), axis=1)
 
     return apply
+
+
+def share_of_zeros(path: Path) -> float:
+    """Of the weights that make_sparse may change, in a written file."""
+    file = _core.GgufFile(path)
+    zeros = total = 0
+    for tensor in file.tensors:
+        if re.fullmatch(rf"blk\.\d+\.({'|'.join(PARTS)})\.weight", tensor.name):
+            for weights in weights_of(file, tensor):
+                zeros += len(weights) - int(np.count_nonzero(weights))
+                total += len(weights)
+    return zeros / max(1, total)

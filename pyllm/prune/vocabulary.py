@@ -7,7 +7,7 @@ is that every merge it took is still there: with a token stay all tokens on the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -30,19 +30,20 @@ _SAMPLE = [
     {"role": "user", "content": "Hi"},
 ]
 
-Rank = Callable[[str, str], "float | None"]  # of merging two pieces: the least goes first; None: they do not merge
+Rank = Callable[
+    [str, str], "float | None"
+]  # of merging two pieces: the least goes first; None: they do not merge
 
 
-def tokens_for(file: Metadata, texts: Iterable[str]) -> Indices:
-    """Ids, ascending, that `texts` need, in a number that suits the kernels.
+def tokens_for(file: Metadata, text: str) -> Indices:
+    """Ids, ascending, that `text` needs, in a number that suits the kernels.
 
     With them stay: control and user-defined tokens, those with a role, single bytes, and what a chat takes.
     """
     tokenizer = Tokenizer.from_gguf(file)
     vocabulary = tokenizer.vocabulary
     kept = _always(file, vocabulary)
-    for text in texts:
-        kept.update(tokenizer.encode(text, add_bos=False))
+    kept.update(tokenizer.encode(text, add_bos=False))
     kept.update(_chat_tokens(file, tokenizer))
     names = [_text(token) for token in vocabulary.tokens]
     ids = {name: i for i, name in enumerate(names)}
@@ -73,9 +74,13 @@ def keep_tokens(draft: Draft, kept: Indices) -> None:
         if not key.startswith(_PREFIX):
             continue
         if key.endswith("_token_id"):
+            if value.value not in place:
+                raise PyllmError(f"{key}: token {value.value!r:.80} would be gone")
             values[key] = replace(value, value=place[value.value])
         elif key == f"{_PREFIX}merges":
             lines = [line for line in value.value if all(part in stay for part in _parts(line))]
+            if not lines:
+                raise PyllmError("--vocab: expected a text for which tokens are merged; no merge would be left")
             values[key] = replace(value, value=lines)
         elif value.type is GGUFValueType.ARRAY and len(value.value) == before:
             values[key] = replace(value, value=[value.value[i] for i in kept])

@@ -49,8 +49,8 @@ def perplexity(
 ) -> dict[str, Any]:
     """Scores `text` under `llm`, and beside `reference` the distance from it. Nothing is kept of the logits.
 
-    reference_ids: of the model's tokens in the reference's vocabulary, where that is a larger one: the reference
-    then reads the same tokens, and its others do not count.
+    reference_ids: of the model's tokens in the reference's vocabulary, where that is larger: the reference then
+    reads the same tokens, and its others do not count.
     window: tokens in one. windows: of them at most, 0 for all that the text fills. done: hears after each
     window how many of how many there are, and the perplexity so far.
     Returns "perplexity", its standard error "stderr", "bits_per_byte" (which does not depend on how the text is

@@ -65,8 +65,9 @@ def prune(
     tried, 1/16 to 16/16, and the largest that loses no more than this on the text is written, with the figures
     in its metadata. It must hold on the text to compare with as well.
 
-    OUTPUT is a GGUF file for any engine, and appears only when it is whole. Loss is beside MODEL: perplexity and
-    KL divergence; with --vocab over the tokens that are left, and bits per byte tell both ways to cut a text.
+    OUTPUT is a GGUF file for any engine, and appears only when it is whole. What is lost is told beside MODEL,
+    as perplexity and KL divergence; with --vocab over the tokens that are left, while bits per byte compare
+    both ways to cut a text.
 
     --json: {"input", "output", "removed": {"layers": [numbers], "ffn", "kv_heads", "tokens", "sparsity"},
     "before", "after": {"parameters", "bytes", "layers", "ffn", "heads", "kv_heads", "vocabulary",
@@ -83,9 +84,7 @@ def prune(
 
     amounts, goal = _amounts(layers, ffn, heads, sparsity, vocab is not None), _goal(max_loss)
     if amounts.calibrated and calibrate is None:
-        raise UsageError(
-            "--layers, --ffn, --heads and --sparsity need --calibrate FILE: a text that tells what matters"
-        )
+        raise UsageError("--layers, --ffn, --heads, --sparsity need --calibrate FILE: it tells what matters")
     if goal and not amounts.calibrated:
         raise UsageError("--max-loss: give the most that may go, with --layers, --ffn, --heads or --sparsity")
     job = Job(
@@ -143,17 +142,18 @@ def _run(job: Any) -> dict[str, Any]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        found: dict[str, Any] = job.run(lambda _: None)
-        return found
-    with console.status("") as status:
-        found = job.run(status.update)
+    found: dict[str, Any]
+    if console.is_terminal:
+        with console.status("") as status:
+            found = job.run(status.update)
+    else:
+        found = job.run(lambda _: None)
     return found
 
 
 _ROWS = (
-    ("parameters", "parameters"), ("bytes", "size"), ("layers", "layers"), ("ffn", "feed-forward channels"),
-    ("heads", "query heads"), ("kv_heads", "KV heads"), ("vocabulary", "tokens"), ("zeros", "weights that are 0"),
+    ("parameters", "parameters"), ("bytes", "size"), ("layers", "layers"), ("ffn", "hidden channels"),
+    ("heads", "query heads"), ("kv_heads", "KV heads"), ("vocabulary", "tokens"), ("zeros", "weights of 0"),
     ("prompt_tokens_per_second", "prompt tokens/s"), ("decode_tokens_per_second", "decoded tokens/s"),
     ("perplexity", "perplexity"), ("bits_per_byte", "bits per byte"),
 )  # fmt: skip

@@ -44,8 +44,8 @@ def kept_channels(draft: Draft, share: float) -> int:
     kept = int(shape.ffn * (1 - share) + 1e-6) // step * step
     if not 0 < kept < shape.ffn:
         raise PyllmError(
-            f"--ffn {share:.4g}: of {shape.ffn} channels {kept} would be left, in steps of {step}; expected some "
-            "to go and some to stay"
+            f"--ffn {100 * share:.4g}%: {kept} of {shape.ffn} channels would be left, in steps of {step}; some "
+            "must go and some stay"
         )
     return kept
 

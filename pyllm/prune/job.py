@@ -26,8 +26,8 @@ HELD_OUT = 0.25  # of the calibration text, where no other text to measure with 
 
 @dataclass
 class Job:
-    """calibration: the text that tells what matters. vocabulary: the text whose tokens stay. measured: another one
-    to measure with. "" for none. windows: of `measured` at most, 0 for all."""
+    """calibration: the text that tells what matters. vocabulary: the text whose tokens stay. measured: another
+    one to measure with. "" for none. windows: of `measured` at most, 0 for all."""
 
     path: Path
     target: Path

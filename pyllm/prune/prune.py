@@ -160,8 +160,8 @@ def _notes(plan: Sequence[Planned], amounts: Amounts) -> list[str]:
         notes.append(f"matrices whose columns changed were quantized again: {listed}; all others are copied")
     if amounts.sparsity:
         notes.append(
-            f"sparsity {amounts.sparsity}: these weights are 0, but they are stored all the same, and no kernel here "
-            "or in llama.cpp is faster for it"
+            f"sparsity {amounts.sparsity}: these weights are 0, but stored all the same, and no kernel here or "
+            "in llama.cpp is faster for it"
         )
     return notes
 

@@ -44,10 +44,10 @@ def compare(
     tokens: Sequence[int] | None = None,
     tell: Tell = lambda text: None,
 ) -> dict[str, Any]:
-    """{"before", "after", "loss"}: figures of each, and `perplexity`'s of `after` with `before` as its reference.
+    """{"before", "after", "loss"}: figures of each, and `perplexity`'s of `after` beside `before`.
 
-    tokens: ids in `before` of the tokens of `after`, where those are fewer: then "loss" is about these alone, and
-    before's own perplexity is that of its own way to cut the text.
+    tokens: ids in `before` of the tokens of `after`, where those are fewer: then "loss" is about these alone,
+    and before's own perplexity is that of its own way to cut the text.
     """
     tell("loading")
     with opened(after, measure.engine) as llm, opened(before, measure.engine) as reference:

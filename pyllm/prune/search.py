@@ -19,8 +19,8 @@ Fits = Callable[[Amounts], bool]
 def largest_that_fits(draft: Draft, most: Amounts, searched: Fits, verified: Fits) -> Amounts:
     """Of the parts of `most` (1/16 of each amount, 2/16 ...) the largest that loses little enough.
 
-    searched: whether that is so on the text that chose what goes. verified: on another one; where it is not, less
-    goes. PyllmError when even the least loses too much.
+    searched: whether that is so on the text that chose what goes. verified: on another one; where it is not,
+    less goes. PyllmError when even the least loses too much.
     """
     parts = list(steps(draft, most))
     within, beyond = -1, len(parts)

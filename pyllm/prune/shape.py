@@ -46,7 +46,7 @@ class Shape:
 
 
 def shape_of(source: Source, metadata: Mapping[str, Value]) -> Shape:
-    """PyllmError for an architecture that is not known here, and for sizes that are missing or make no sense."""
+    """PyllmError for an architecture that is not known here, and sizes that are missing or make no sense."""
     named = metadata.get("general.architecture")
     architecture = named.value if named else None
     if architecture not in _core.known_architectures():

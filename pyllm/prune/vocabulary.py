@@ -1,7 +1,7 @@
 """Tokens: only those stay that a domain's text is made of, and what any other text can be spelt with.
 
-A domain's text is cut into the same tokens as before. Merging always takes the best pair there is, so what matters
-is that every merge it took is still there: with a token stay all tokens on the way to it.
+A domain's text is cut into the same tokens as before. Merging always takes the best pair there is, so what
+matters is that every merge it took is still there: with a token stay all tokens on the way to it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 from gguf.constants import GGUFValueType
@@ -48,18 +49,22 @@ def tokens_for(file: Metadata, text: str) -> Indices:
     names = [_text(token) for token in vocabulary.tokens]
     ids = {name: i for i, name in enumerate(names)}
     rank = _rank(file, vocabulary, ids)
-    for i in sorted(kept):
-        kept.update(ids[name] for name in _on_the_way(names[i], rank) if name in ids)
-    normal = (i for i in vocabulary.of_types(TokenType.NORMAL) if i not in kept)
-    while len(kept) % STEP and (more := next(normal, None)) is not None:
-        way = {ids[name] for name in _on_the_way(names[more], rank) if name in ids}
-        if way <= kept:
-            kept.add(more)
+
+    def with_its_way(i: int) -> set[int]:
+        return {i, *(ids[name] for name in _on_the_way(names[i], rank) if name in ids)}
+
+    kept.update(*map(with_its_way, kept))
+    room = -(-len(kept) // STEP) * STEP
+    for i in vocabulary.of_types(TokenType.NORMAL):  # in a byte-pair vocabulary the most frequent come first
+        if len(kept) == room:
+            break
+        if len(more := kept | with_its_way(i)) <= room:
+            kept = more
     return np.array(sorted(kept), np.int64)
 
 
 def keep_tokens(draft: Draft, kept: Indices) -> None:
-    """Leaves the tokens of these ids, which are numbered anew. PyllmError when the file does not fit together."""
+    """Leaves the tokens of these ids, numbered anew. PyllmError when the file does not fit together."""
     values, before = draft.values, draft.shape.vocab
     tokens = values[f"{_PREFIX}tokens"].value
     if len(tokens) != before:
@@ -151,7 +156,7 @@ def _on_the_way(token: str, rank: Rank) -> set[str]:
     """The pieces that are merged until there is `token`, it included."""
     pieces, found = list(token), set(token)
     while len(pieces) > 1:
-        pairs = ((rank(a, b), i) for i, (a, b) in enumerate(zip(pieces, pieces[1:], strict=False)))
+        pairs = ((rank(a, b), i) for i, (a, b) in enumerate(pairwise(pieces)))
         possible = [(r, i) for r, i in pairs if r is not None]
         if not possible:
             break

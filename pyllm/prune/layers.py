@@ -39,7 +39,7 @@ def drop_layers(draft: Draft, count: int, influence: Sequence[float]) -> list[in
     if len(influence) != shape.layers or not np.isfinite(influence).all():
         raise PyllmError(f"expected the influence of {shape.layers} layers, got {list(influence)!r:.200}")
     if shape.is_global:
-        kept, period = _periodic(influence, shape.is_global, shape.layers - count)
+        kept, period = periodic(influence, shape.is_global, shape.layers - count)
     else:
         kept, period = sorted(np.argsort(influence, kind="stable")[count:].tolist()), None
     _renumber(draft, kept)
@@ -70,7 +70,7 @@ def _renumber(draft: Draft, kept: Sequence[int]) -> None:
             draft.values[draft.shape.key(name)] = Value(values, found.type, found.element)
 
 
-def _periodic(influence: Sequence[float], is_global: Sequence[bool], keep: int) -> tuple[list[int], int]:
+def periodic(influence: Sequence[float], is_global: Sequence[bool], keep: int) -> tuple[list[int], int]:
     """The most influential layers among which every n-th is global, as every engine can tell by one number.
 
     The whole of a model's layers is such a choice, so there always is one: its first layers.

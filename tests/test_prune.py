@@ -184,7 +184,7 @@ def test_columns_that_no_block_divides_get_another_type(tmp_path: Path) -> None:
 DOMAIN = "The river took the bridge; the bridge took the road. " * 3
 ELSE = (
     "Other words are learnt here as well: quick foxes, lazy dogs and hedges. Nobody counted how many "
-    "winters had gone by when the miller sold his horses, which had pulled carts through mud, snow and dust for years."
+    "winters had gone by when the miller sold his horses, which had pulled carts through mud for years."
 )
 OTHER = "Größe naïve 今日は \N{GRINNING FACE} zyzzyva <|im_start|> \n\n\n\t  def f(x): return [user] <turn>"
 

@@ -55,9 +55,8 @@ class Job:
         importance, influence = self._activations(tell)
 
         def write(target: Path, amounts: Amounts, figures: Mapping[str, Any]) -> Pruned:
-            return prune(
-                self.path, target, amounts, importance, influence, figures=figures, threads=self.threads
-            )
+            options: dict[str, Any] = {"threads": self.threads, "progress": _Told(tell)}
+            return prune(self.path, target, amounts, importance, influence, figures=figures, **options)
 
         trail: list[dict[str, Any]] = []
         figures: dict[str, Any] = {}
@@ -136,6 +135,23 @@ class Job:
             return largest_that_fits(
                 draft, self.amounts, lambda a: fits(a, searched), lambda a: fits(a, verified)
             )
+
+
+class _Told:
+    """A Progress that shows where everything else of a job is shown."""
+
+    def __init__(self, tell: Tell) -> None:
+        self.note = tell
+        self._title, self._total = "", 1
+
+    def start(self, title: str, total: int) -> None:
+        self._title, self._total = title, max(1, total)
+
+    def update(self, done: int) -> None:
+        self.note(f"{self._title}, {done / self._total:.0%}")
+
+    def close(self) -> None:
+        pass
 
 
 def _removed(done: Pruned) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def perplexity(
     "kl_median", "kl_p99", "kl_max"), "top1_agreement", and "probability_change": of the text's own tokens, mean
     and root mean square. PyllmError when the text is too short, or the models read it differently.
     """
-    parts = _windows(llm, text, window, windows)
+    parts = windows_of(llm, text, window, windows)
     ids = None if reference_ids is None else np.asarray(reference_ids)
     if reference is not None and ids is None:
         _check_same_tokens(llm, reference, text)
@@ -70,7 +70,9 @@ def perplexity(
     return {**_summary(score), "window": window, "windows": len(parts)}
 
 
-def _windows(llm: LLM, text: str, window: int, most: int) -> list[list[int]]:
+def windows_of(llm: LLM, text: str, window: int, most: int = 0) -> list[list[int]]:
+    """The text's tokens, `window` at a time and `most` times at most (0: all); what is left at the end is not
+    used. PyllmError for a text too short, or a window that the model has no room for."""
     if window < SMALLEST_WINDOW or window > llm.context:
         raise PyllmError(
             f"window: expected {SMALLEST_WINDOW} to {llm.context} tokens (the context), got {window}"

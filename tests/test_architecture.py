@@ -156,6 +156,7 @@ ABOVE = {
     "server": 3,
     "bench": 3,
     "chat": 3,
+    "calibration": 3,
     "quantize": 3,
     "prune": 3,
     "perplexity": 3,

@@ -47,7 +47,9 @@ class Job:
         check_target(self.target, source.paths)
         draft = Draft(source)
         check_amounts(draft, self.amounts)
-        self._hold_out()
+        if self.compare or self.goal:
+            self._hold_out()
+            window_for(self.path, self.measured)  # before anything is written
         if self.vocabulary:
             tell("choosing tokens")
             tokens = tokens_for(_core.GgufFile(self.path), self.vocabulary)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
+import sys
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from click.testing import CliRunner, Result
 from vocabularies import CONTROL, byte_level, pieces, write_vocabulary
 
 from pyllm import LLM, _core
+from pyllm.cli.app import app
 from pyllm.errors import PyllmError
+from pyllm.perplexity import perplexity
 from pyllm.prune.draft import Draft
 from pyllm.prune.ffn import kept_channels
 from pyllm.prune.goal import Goal
@@ -27,6 +32,7 @@ from pyllm.tokenizer import Tokenizer
 from pyllm.weights import GgufSource
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
+sys.path.insert(0, str(GOLDEN.parent / "oracle"))
 CASES = sorted(path.stem for path in (GOLDEN / "pruned").glob("*.npz"))
 
 
@@ -360,3 +366,136 @@ def test_weights_that_are_not_finite_are_named_as_in_the_input(tmp_path: Path, a
     with pytest.raises(PyllmError, match=r"blk.1.ffn_down.weight: the weight in row 3, column 5 is nan"):
         prune(model, tmp_path / "out.gguf", amounts, even_importance(model), [0.0, 1.0])
     assert list(tmp_path.iterdir()) == [model]
+
+
+# -- the command -----------------------------------------------------------------------------------------------
+
+TEXT = "It rained for three days, and on the fourth the river took the bridge. Nobody saw it go, but us. " * 8
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "text.txt").write_text(TEXT)
+    sizes = {"dim": 64, "ffn": 128, "layers": 4, "quant": "F32", "std": 0.15, "context": 256}
+    return write_model(folder / "m.gguf", **sizes)
+
+
+def run(model: Path, out: Path, *options: object) -> Result:
+    given = [text.replace("TEXT", str(model.parent / "text.txt")) for text in map(str, options)]
+    return CliRunner().invoke(app, ["prune", str(model), str(out), *given])
+
+
+def test_before_and_after(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    done = run(model, out, "--layers", 1, "--ffn", "25%", "--calibrate", "TEXT", "--windows", 1, "--json")
+    assert done.exit_code == 0, done.output
+    assert "measured on the last 25% of the calibration text" in done.stderr
+    report = json.loads(done.stdout)
+    before, after = report["before"], report["after"]
+    assert (report["removed"]["ffn"], len(report["removed"]["layers"])) == (32, 1)
+    assert after["bytes"] == out.stat().st_size < before["bytes"] == model.stat().st_size
+    for path, sizes in ((model, before), (out, after)):
+        assert sizes["parameters"] == sum(math.prod(t.shape) for t in _core.GgufFile(path).tensors)
+    assert {"prompt_tokens_per_second", "decode_tokens_per_second", "bits_per_byte"} <= set(before)
+    assert after["prompt_speedup"] > 0
+    assert after["decode_speedup"] > 0
+    loss = report["loss"]
+    assert (before["perplexity"], after["perplexity"]) == (loss["reference_perplexity"], loss["perplexity"])
+    held_out = TEXT[len(TEXT) * 3 // 4 - 20 :]
+    with LLM(out, pack=False) as llm, LLM(model, pack=False) as reference:
+        tokens = llm.tokenizer.encode(held_out)
+        found = perplexity(llm, held_out, reference=reference, window=loss["window"])
+        assert loss["window"] <= len(tokens)
+    assert found["kl_mean"] == pytest.approx(loss["kl_mean"], rel=0.2)
+    assert loss["kl_mean"] > 1e-3
+
+
+def test_the_layer_with_least_influence_is_the_one_that_does_least(tmp_path: Path) -> None:
+    """A layer whose outputs are nothing is found, and without it nothing changes."""
+    model = write_model(tmp_path / "m.gguf", dim=64, ffn=64, layers=3, quant="F32", std=0.15, context=256)
+    file, data = _core.GgufFile(model), bytearray(model.read_bytes())
+    for tensor in file.tensors:
+        if tensor.name in ("blk.1.attn_output.weight", "blk.1.ffn_down.weight"):
+            data[tensor.offset : tensor.offset + tensor.n_bytes] = bytes(tensor.n_bytes)
+    model.write_bytes(data)
+    (tmp_path / "text.txt").write_text(TEXT)
+    done = run(model, tmp_path / "out.gguf", "--layers", 1, "--calibrate", "TEXT", "--json")
+    report = json.loads(done.stdout)
+    assert report["removed"]["layers"] == [1]
+    assert report["loss"]["kl_max"] < 1e-9
+
+
+def test_without_tokens_of_others_nothing_is_lost(model: Path, tmp_path: Path) -> None:
+    out, other = tmp_path / "out.gguf", tmp_path / "other.txt"
+    other.write_text("Quick foxes and lazy dogs jumped over hedges that nobody had ever counted before. " * 6)
+    done = run(model, out, "--vocab", "TEXT", "--measure", other, "--json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert 0 < report["removed"]["tokens"] == 320 - report["after"]["vocabulary"]
+    assert report["loss"]["kl_max"] < 1e-9  # over the tokens that are left
+    assert report["before"]["bits_per_byte"] != report["after"]["bits_per_byte"]
+
+
+def test_max_loss_is_kept_and_told(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    options = ["--ffn", "75%", "--layers", 3, "--calibrate", "TEXT", "--windows", 1, "--json"]
+    most = json.loads(run(model, out, *options).stdout)["loss"]["kl_mean"]
+    assert "prune.max_loss" not in _core.GgufFile(out)
+    done = run(model, out, *options, "--max-loss", f"kl:{most / 2:.6f}")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert 0 < report["loss"]["kl_mean"] <= most / 2
+    assert 0 < report["removed"]["ffn"] < 96
+    trail = report["search"]
+    assert trail[-1]["held_out"]
+    assert trail[-1]["loss"] == pytest.approx(report["loss"]["kl_mean"])
+    assert {t["loss"] <= most / 2 for t in trail} == {True, False}
+    file = _core.GgufFile(out)
+    assert file.get("prune.ffn") == f"128 to {report['after']['ffn']}"
+    assert file.get("prune.loss") == f"{trail[-1]['loss']:.4g} nats"
+    out.unlink()
+    done = run(model, out, *options, "--max-loss", "kl:0.000001")
+    assert done.exit_code == 1
+    assert "even the least part of these amounts loses more" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        ([], 2, "nothing to take out"),
+        (["--layers", 1], 2, "need --calibrate FILE"),
+        (["--layers", -1], 2, "-1"),
+        (["--ffn", "100%", "--calibrate", "TEXT"], 2, "--ffn '100%': expected a share"),
+        (["--sparsity", "4:2", "--calibrate", "TEXT"], 2, "--sparsity '4:2': expected a share such as 50%"),
+        (["--layers", 1, "--calibrate", "TEXT", "--max-loss", "much"], 2, "--max-loss 'much': expected 5%"),
+        (["--vocab", "TEXT", "--max-loss", "5%"], 2, "--max-loss: give the most that may go"),
+        (["--layers", 4, "--calibrate", "TEXT"], 1, "--layers 4: the model has 4"),
+        (["--vocab", "SHORT"], 1, "too short to tell anything"),
+    ],
+)
+def test_wrong_use(model: Path, tmp_path: Path, options: list[object], code: int, said: str) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("a few words")
+    given = [str(short) if option == "SHORT" else option for option in options]
+    done = run(model, tmp_path / "out.gguf", *given)
+    assert done.exit_code == code
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == [short]
+
+
+def test_the_input_is_never_the_output(model: Path) -> None:
+    before = model.read_bytes()
+    assert "is the input itself" in run(model, model, "--vocab", "TEXT").stderr
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_llama_cpp_computes_the_same(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
+    from engines import LlamaCpp
+
+    engine = LlamaCpp(pruned(case, tmp_path / "out.gguf"), context=64, float_cache=True)
+    found, expected = engine.logits(golden(case)["tokens"].tolist()), golden(case)["logits"]
+    assert np.abs(found - expected).max() <= 1e-3 * np.abs(expected).max()

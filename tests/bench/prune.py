@@ -30,7 +30,7 @@ from pyllm.prune.sparsity import Pattern
 from pyllm.prune.vocabulary import tokens_for
 from pyllm.weights import GgufSource
 
-CHOSEN_ON, MEASURED_ON = slice(0, 60_000), slice(200_000, 260_000)  # characters
+CHOSEN_ON, MEASURED_ON = slice(0, 24_000), slice(200_000, 260_000)  # characters
 
 
 def curves(path: Path, text: str) -> Iterator[tuple[str, Amounts]]:
@@ -54,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--windows", type=int, default=8, help="of 512 tokens to compare on")
+    parser.add_argument("--windows", type=int, default=4, help="of 512 tokens to compare on")
     arguments = parser.parse_args()
     path, prose = arguments.model, "\n\n".join(topics.values())
     text, measure = prose[CHOSEN_ON], Measure(prose[MEASURED_ON], arguments.windows)

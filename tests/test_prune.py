@@ -9,6 +9,7 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import gguf
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -354,6 +355,23 @@ def test_files_that_do_not_fit_together(tmp_path: Path, changes: dict[str, objec
     with pytest.raises(PyllmError, match=said):
         prune(model, tmp_path / "out.gguf", Amounts(layers=1), {}, [1.0, 1.0])
     assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_bias_of_another_size(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    source = GgufSource(GOLDEN / "architectures" / "llama-tied-bias.gguf")
+    for key, value in source.metadata().items():
+        writer.kv_data[0].pop(key, None)
+        writer.add_key_value(key, value.value, value.type, value.element)
+    for tensor in source.tensors:
+        data = source.rows(tensor.name, 0, 10**6).view(np.float32).reshape(tensor.shape)
+        writer.add_tensor(tensor.name, data[:-1].copy() if tensor.name == "blk.1.ffn_up.bias" else data)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(PyllmError, match=r"blk.1.ffn_up.bias: expected \[72\] .* has \[71\]"):
+        Draft(GgufSource(tmp_path / "m.gguf"))
 
 
 @pytest.mark.parametrize("amounts", [Amounts(layers=1), Amounts(ffn=0.5), Amounts(tokens=np.arange(300))])

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pyllm.cli.options import COUNT, find_model, json_flag
-from pyllm.cli.output import UsageError, decoded, note, show_json, table
+from pyllm.cli.output import UsageError, decoded, fields, note, show_json, status, table
 from pyllm.errors import PyllmError
 
 TEXT = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -99,7 +99,8 @@ def prune(
         compare=not no_compare,
         threads=threads,
     )
-    report = _run(job)
+    with status() as tell:
+        report = job.run(tell)
     for text in report["notes"]:
         note(text)
     if as_json:
@@ -137,20 +138,6 @@ def _text(path: Path | None) -> str:
     return decoded(path.read_bytes(), str(path)) if path else ""
 
 
-def _run(job: Any) -> dict[str, Any]:
-    """On a terminal it shows what it does."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    found: dict[str, Any]
-    if console.is_terminal:
-        with console.status("") as status:
-            found = job.run(status.update)
-    else:
-        found = job.run(lambda _: None)
-    return found
-
-
 _ROWS = (
     ("parameters", "parameters"), ("bytes", "size"), ("layers", "layers"), ("ffn", "hidden channels"),
     ("heads", "query heads"), ("kv_heads", "KV heads"), ("vocabulary", "tokens"), ("zeros", "weights of 0"),
@@ -160,7 +147,6 @@ _ROWS = (
 
 
 def _print(report: dict[str, Any]) -> None:
-    from pyllm.cli.output import fields
     from pyllm.progress import megabytes
 
     before, after = report["before"], report["after"]

@@ -215,21 +215,28 @@ class Draft:
         """That the tensors to be cut are what the metadata says; others are copied as they are."""
         s = self.shape
         q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
-        expected = {
-            "attn_q": (q, s.dim), "attn_k": (kv, s.dim), "attn_v": (kv, s.dim), "attn_output": (s.dim, q),
-            "ffn_gate": (s.ffn, s.dim), "ffn_up": (s.ffn, s.dim), "ffn_down": (s.dim, s.ffn),
-        }  # fmt: skip
+        for name in ("token_embd", "output"):
+            self._check(name, (s.vocab, s.dim), may_miss=name == "output")
+        inner = {"attn_q": q, "attn_k": kv, "attn_v": kv, "ffn_gate": s.ffn, "ffn_up": s.ffn}
         for layer in range(s.layers):
-            for part, shape in expected.items():
-                name = f"blk.{layer}.{part}.weight"
-                found = self._edits.get(name)
-                if found is None:
+            block = f"blk.{layer}."
+            for part, rows in inner.items():
+                self._check(block + part, (rows, s.dim))
+            self._check(block + "attn_output", (s.dim, q))
+            self._check(block + "ffn_down", (s.dim, s.ffn))
+
+    def _check(self, stem: str, shape: tuple[int, int], may_miss: bool = False) -> None:
+        """Of a matrix and its bias, which may always miss."""
+        for name, expected in ((f"{stem}.weight", shape), (f"{stem}.bias", shape[:1])):
+            found = self._edits.get(name)
+            if found is None:
+                if len(expected) == 2 and not may_miss:
                     raise PyllmError(f"{name}: not in {self.paths[0]}")
-                if found.tensor.shape != shape:
-                    raise PyllmError(
-                        f"{name}: expected {list(shape)} from the metadata, the file has "
-                        f"{list(found.tensor.shape)}"
-                    )
+            elif found.tensor.shape != expected:
+                raise PyllmError(
+                    f"{name}: expected {list(expected)} from the metadata, the file has "
+                    f"{list(found.tensor.shape)}"
+                )
 
 
 # Types in which a weight of 0 stays exactly that.

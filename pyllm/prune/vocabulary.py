@@ -14,12 +14,13 @@ from itertools import pairwise
 import numpy as np
 from gguf.constants import GGUFValueType
 
+from pyllm._core import GgufFile
 from pyllm.errors import PyllmError
 from pyllm.prune.draft import Draft, Indices
 from pyllm.prune.ffn import STEP
 from pyllm.template import ChatTemplate, template_text
 from pyllm.tokenizer import Tokenizer
-from pyllm.vocabulary import Metadata, TokenType, Vocabulary, merges, scores
+from pyllm.vocabulary import TokenType, Vocabulary, merges, scores
 
 _PREFIX = "tokenizer.ggml."
 # Places that a vocabulary's makers left free.
@@ -36,7 +37,7 @@ Rank = Callable[
 ]  # of merging two pieces: the least goes first; None: they do not merge
 
 
-def tokens_for(file: Metadata, text: str) -> Indices:
+def tokens_for(file: GgufFile, text: str) -> Indices:
     """Ids, ascending, that `text` needs, in a number that suits the kernels.
 
     With them stay: control and user-defined tokens, those with a role, single bytes, and what a chat takes.
@@ -99,7 +100,7 @@ def keep_tokens(draft: Draft, kept: Indices) -> None:
     draft.shape = replace(draft.shape, vocab=len(kept))
 
 
-def _always(file: Metadata, vocabulary: Vocabulary) -> set[int]:
+def _always(file: GgufFile, vocabulary: Vocabulary) -> set[int]:
     """Tokens that stay whatever the text is."""
     v = vocabulary
     template = template_text(file).encode("utf-8", "surrogateescape")
@@ -118,12 +119,11 @@ def _always(file: Metadata, vocabulary: Vocabulary) -> set[int]:
     return kept | {i for i in single if ord(_text(v.tokens[i])) < limit or v.tokens[i] == "\u2581".encode()}
 
 
-def _role_keys(file: Metadata) -> list[str]:
-    keys: list[str] = file.keys() if hasattr(file, "keys") else []
-    return [key for key in keys if key.startswith(_PREFIX) and key.endswith("_token_id")]
+def _role_keys(file: GgufFile) -> list[str]:
+    return [key for key in file.keys() if key.startswith(_PREFIX) and key.endswith("_token_id")]  # noqa: SIM118
 
 
-def _chat_tokens(file: Metadata, tokenizer: Tokenizer) -> set[int]:
+def _chat_tokens(file: GgufFile, tokenizer: Tokenizer) -> set[int]:
     template = ChatTemplate.from_gguf(file, tokenizer)
     found: set[int] = set()
     for messages in (_SAMPLE, _SAMPLE[1:]):
@@ -134,7 +134,7 @@ def _chat_tokens(file: Metadata, tokenizer: Tokenizer) -> set[int]:
     return found
 
 
-def _rank(file: Metadata, vocabulary: Vocabulary, ids: dict[str, int]) -> Rank:
+def _rank(file: GgufFile, vocabulary: Vocabulary, ids: dict[str, int]) -> Rank:
     if vocabulary.model == "llama":
         score = scores(file, len(ids))
         return lambda a, b: -score[ids[a + b]] if a + b in ids else None

@@ -325,6 +325,12 @@ def test_amounts_that_the_model_does_not_have(tmp_path: Path, amounts: Amounts, 
     assert list(tmp_path.iterdir()) == [model]
 
 
+def test_heads_that_llama_cpp_could_not_load(tmp_path: Path) -> None:
+    path = GOLDEN / "architectures" / "qwen2.gguf"
+    with pytest.raises(PyllmError, match=r"--heads: llama.cpp takes qwen2's heads for the model's width"):
+        prune(path, tmp_path / "out.gguf", Amounts(heads=1), even_importance(path))
+
+
 def test_activations_of_another_model(tmp_path: Path) -> None:
     model = write_model(tmp_path / "m.gguf", dim=64, ffn=64, quant="F16")
     wrong = even_importance(model) | {"blk.1.ffn_down.weight": np.ones(7, np.float32)}

@@ -14,6 +14,11 @@ from pyllm.prune.shape import Shape
 
 
 def check_heads(shape: Shape, count: int) -> None:
+    if shape.architecture == "qwen2":
+        raise PyllmError(
+            "--heads: llama.cpp takes qwen2's heads for the model's width and could not load the result; "
+            "--layers and --ffn can be used"
+        )
     if not 0 < count < shape.kv_heads:
         raise PyllmError(
             f"--heads {count}: the model has {shape.kv_heads} KV heads, at least one must go and one stay"

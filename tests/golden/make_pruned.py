@@ -26,7 +26,7 @@ GONE = {
     "llama": ([0], 1, 16),
     "llama-tied-bias": ([], 2, 40),
     "llama-llama3-rope": ([1], 0, 48),
-    "qwen2": ([], 1, 16),
+    "qwen2": ([0], 0, 16),
     "qwen3": ([1], 1, 0),
     "gemma3-linear-rope": ([0], 1, 32),
     "gemma3-62-layers": ([0, 1, 2, 3, 4, 5], 0, 0),

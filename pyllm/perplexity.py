@@ -17,6 +17,8 @@ import numpy as np
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
 
     from pyllm.llm import LLM
@@ -180,3 +182,27 @@ def _summary(score: _Score) -> dict[str, Any]:
             },
         }
     return summary
+
+
+def plot(reports: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draws sizes against losses: of each report "model", "file_bytes" and what perplexity() returned."""
+    from matplotlib.figure import Figure
+
+    from pyllm.pictures import save_picture
+
+    panels = [("perplexity", "stderr")] + [("kl_mean", "kl_stderr")] * ("kl_mean" in reports[0])
+    figure = Figure(figsize=(8, 4.5 * len(panels)), layout="constrained")
+    ordered = sorted(reports, key=lambda report: report["file_bytes"])
+    sizes = [report["file_bytes"] / 1e6 for report in ordered]
+    for axes, (key, error) in zip(figure.subplots(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        values = [report[key] for report in ordered]
+        axes.errorbar(sizes, values, yerr=[report[error] for report in ordered], fmt="o-", capsize=3)
+        for report, size, value in zip(ordered, sizes, values, strict=True):
+            axes.annotate(report["model"], (size, value), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        if key == "perplexity" and "reference_perplexity" in reports[0]:
+            axes.axhline(reports[0]["reference_perplexity"], linestyle="--", color="grey", label="reference")
+            axes.legend()
+        axes.set_xlabel("file, MB")
+        axes.set_ylabel("perplexity" if key == "perplexity" else "mean KL divergence, nats")
+        axes.margins(x=0.15)
+    save_picture(figure, path)

@@ -16,6 +16,7 @@ from pyllm.cli.chat import chat
 from pyllm.cli.convert import convert
 from pyllm.cli.doctor import doctor
 from pyllm.cli.embed import embed
+from pyllm.cli.eval import eval_
 from pyllm.cli.generate import generate
 from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
@@ -131,6 +132,7 @@ for command in (
     prune,
     inspect,
     perplexity,
+    eval_,
     bench,
     doctor,
 ):

@@ -133,9 +133,9 @@ def _model(model: str | None, shape: str | None, plot: Path | None) -> tuple[str
     name = ""
     try:
         if plot is not None:
-            from pyllm.bench.plot import check_plot
+            from pyllm.pictures import check_picture
 
-            check_plot(plot)
+            check_picture(plot)
         if shape is not None:
             from pyllm.shapes.cached import parse_shape, shape_file
 

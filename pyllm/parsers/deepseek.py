@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Steps
@@ -19,9 +20,9 @@ class _Section(Format):
     call_end: str
     section_end: str
 
+    @abstractmethod
     def head(self) -> Steps[tuple[str, str] | None]:
         """A call's (name, id); None where there is none."""
-        raise NotImplementedError
 
     def read(self, marker: str) -> Steps[None]:
         s = self.s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyllm.server.options import ServeOptions
     from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
+    from pyllm.server.stream import Events
 
 _T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
@@ -75,17 +76,13 @@ class Conversation:
         self._many = many
         self._calls = [0] * self.n  # of each answer
 
-    async def next(self) -> list[Part]:
-        """At least one part; none when all answers have ended. ApiError and ClientLeftError end it early."""
-        return self._parts(await self._answers.next())
-
     async def rest(self) -> list[Part]:
-        """As next(), all that is still to come at once."""
-        return self._parts(await self._answers.rest())
+        """All that is still to come, read at once. ApiError and ClientLeftError end it early."""
+        return self.parts(await self._answers.rest())
 
-    def _parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
-        if pieces:
-            self.tally.first_token(self._answers.first)
+    def parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
+        """What has come, read."""
+        self.tally.first_token(self._answers.first)
         return [self._part(piece) for _, piece in pieces]
 
     def _part(self, piece: Piece) -> Part:
@@ -123,13 +120,13 @@ class Conversation:
     async def respond(
         self,
         request: Request,
-        frames: Callable[[], AsyncIterator[bytes]] | None,
+        events: Events | None,
         whole: Callable[[list[Part]], Any],
     ) -> Response:
-        """The answer as a stream of events, or at once where `frames` is none."""
-        if frames is not None:
+        """The answer as a stream of events, or at once where `events` is none."""
+        if events is not None:
             exchange_of(request).streamed = True
-            return EventStream(frames(), self._answers)
+            return EventStream(events, self._answers)
         async with watching(request.receive, self._answers):
             parts = await self.rest()
         return json_response(whole(parts))

@@ -111,6 +111,11 @@ def packing_fingerprint() -> int: ...
 
 # -- bind_engine.cc --------------------------------------------------------------------------------------------
 
+class Activations:
+    def __init__(self) -> None: ...
+    def inputs(self) -> dict[str, tuple[npt.NDArray[np.float64], int]]: ...
+    def layers(self) -> list[tuple[float, int]]: ...
+
 class Model:
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Model:
         layer_devices: Sequence[int] = (),
         embedding_device: int = -1,
         head_device: int = -1,
+        activations: Activations | None = None,
     ) -> None: ...
     @property
     def architecture(self) -> str: ...

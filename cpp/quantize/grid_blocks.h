@@ -10,8 +10,12 @@
 
 namespace pyllm::quantize::PYLLM_ISA {
 
-using I = int __attribute__((vector_size(32)));
-
+inline float inverse(float step) { return std::fabs(step) > 1e-30f ? 1.0f / step : 0.0f; }
+struct Fit1 {
+  float xl = 0.0f, ll = 0.0f;
+  float explained() const { return ll > 0.0f ? xl * xl / ll : 0.0f; }  // of the weighted sum of x^2
+  float scale() const { return ll > 0.0f ? xl / ll : 0.0f; }
+};
 enum class Signs {
   Even,  // 7 bits for 8 weights: an even number is negative
   Free,  // a bit each
@@ -115,7 +119,7 @@ template <typename Q>
 struct Entries {
   static constexpr int count = Q::group / GridType<Q>::width;
   int index[count];
-  Fit fit;
+  Fit1 fit;
 };
 
 template <typename Q>
@@ -149,13 +153,13 @@ class GridGroup {
   float wanted_scale() const {
     if (largest_ < 1e-30f) return 0.0f;
     constexpr int tries = 5;
-    Fit best;
+    Fit1 best;
     for (int i = 0; i <= tries; ++i) {
       const float part = T::first + (T::last - T::first) * static_cast<float>(i) / tries;
-      const Fit found = entries(part * largest_ / Grid<Q>::get().largest).fit;
+      const Fit1 found = entries(part * largest_ / Grid<Q>::get().largest).fit;
       if (found.explained() > best.explained()) best = found;
     }
-    const Fit found = entries(best.scale()).fit;
+    const Fit1 found = entries(best.scale()).fit;
     return (found.explained() > best.explained() ? found : best).scale();
   }
   uint8_t signs(int eight) const { return signs_[eight]; }
@@ -299,13 +303,13 @@ void quantize_grid(const float* x, const float* importance, typename Q::Block& b
   }
   c.d = finite_half(largest / (T::unit * (2 * T::top + 1)));
   const auto scale = [&](int n) { return to_float(c.d) * T::unit * static_cast<float>(2 * n + 1); };
-  Fit block;  // of d, the integers given
+  Fit1 block;  // of d, the integers given
   for (int g = 0; g < Codes::groups; ++g) {
     const GridGroup<Q> group(x + g * Q::group, importance + g * Q::group);
     const int middle = static_cast<int>(
         std::clamp(std::nearbyint((wanted[g] * inverse(scale(0)) - 1.0f) * 0.5f), 0.0f, float{T::top}));
     float least = INFINITY;
-    Fit chosen;
+    Fit1 chosen;
     for (int n = std::max(middle - 1, 0); n <= std::min(middle + 1, T::top); ++n) {
       const Entries<Q> found = group.entries(scale(n));
       const float e = group.error(found, scale(n));

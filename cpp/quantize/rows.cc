@@ -60,7 +60,7 @@ QuantizeRow quantizer(Type type) {
 #define PYLLM_X(Q) \
   case Type::Q:    \
     return row<quant::Q>;
-    PYLLM_WRITTEN_TYPES(PYLLM_X)
+    PYLLM_QUANT_TYPES(PYLLM_X)
 #undef PYLLM_X
     default:
       return nullptr;

@@ -1,5 +1,7 @@
 // Model, Engine and Event for Python. A step runs without the GIL from beginning to end.
 #include <algorithm>
+#include <span>
+#include <string_view>
 
 #include "backend/cpu/packed_weights.h"
 #include "backend/device.h"
@@ -100,13 +102,33 @@ std::vector<int32_t> token_ids(const py::object& tokens) {
 
 void submit(LoadedEngine& self, uint64_t id, const py::object& tokens, const SamplingParams& params,
             int priority, const std::string& cache_salt, bool want_logits,
-            const std::optional<std::string>& pooling, const py::list& constraint) {
-  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, {}, {}};
+            const std::optional<std::string>& pooling, std::optional<int64_t> score_from,
+            const py::list& constraint) {
+  Request request{id, token_ids(tokens), params, priority, cache_salt, want_logits, score_from, {}, {}};
   if (pooling) request.pooling = pooling_named(*pooling);
   for (const py::handle state : constraint)
     request.constraint.push_back(std::make_unique<PythonStream>(py::reinterpret_borrow<py::object>(state)));
   py::gil_scoped_release release;
   self.engine->submit(std::move(request));
+}
+
+py::bytes read_kv(LoadedEngine& self, const py::object& tokens, int64_t first, int64_t count,
+                  const std::string& cache_salt) {
+  const std::vector<int32_t> ids = token_ids(tokens);
+  std::vector<std::byte> bytes;
+  {
+    py::gil_scoped_release release;
+    bytes = self.engine->read_kv(ids, cache_salt, first, count);
+  }
+  return py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+int64_t write_kv(LoadedEngine& self, const py::object& tokens, int64_t first, const py::bytes& data,
+                 const std::string& cache_salt) {
+  const std::vector<int32_t> ids = token_ids(tokens);
+  const std::string_view view = data;
+  py::gil_scoped_release release;
+  return self.engine->write_kv(ids, cache_salt, first, std::as_bytes(std::span(view)));
 }
 
 py::dict stats(const LoadedEngine& self) {
@@ -153,6 +175,12 @@ py::object embedding(const py::object& self) {
   const Event& e = self.cast<const Event&>();
   if (e.embedding.empty()) return py::none();
   return py::array_t<float>({static_cast<py::ssize_t>(e.embedding.size())}, e.embedding.data(), self);
+}
+
+py::object scores(const py::object& self) {
+  const Event& e = self.cast<const Event&>();
+  if (e.scores.empty()) return py::none();
+  return py::array_t<float>({static_cast<py::ssize_t>(e.scores.size())}, e.scores.data(), self);
 }
 
 py::list top_logprobs(const Event& e) {
@@ -226,6 +254,8 @@ void bind_event(py::module_& m) {
       .def_readonly("queue_s", &Event::queue_s,
                     "Seconds from submit to the first step that computed some of it.")
       .def_property_readonly("logits", &logits, "float32 [rows, vocab] of the next prompt tokens, or None.")
+      .def_property_readonly("scores", &scores,
+                             "float32 [tokens], log-probabilities of the next prompt tokens, or None.")
       .def_property_readonly("embedding", &embedding,
                              "float32 [dim] of length 1 at the end, with pooling, or None.");
 }
@@ -259,8 +289,9 @@ void bind_engine(py::module_& m) {
            "masks: an object with fill(states, tokens, address, row_bytes), see _core.pyi.")
       .def("submit", &submit, py::arg("id"), py::arg("tokens"), py::arg("params"), py::arg("priority") = 0,
            py::arg("cache_salt") = "", py::arg("want_logits") = false, py::arg("pooling") = py::none(),
-           py::arg("constraint") = py::list(),
+           py::arg("score_from") = py::none(), py::arg("constraint") = py::list(),
            "Queue a request under an id that is not in use. Raises PyllmError when it can never run. "
+           "score_from: log-probabilities of the prompt's own tokens from this one on, and nothing generated. "
            "constraint: a state for `masks` for each of n streams, or none.")
       .def(
           "cancel", [](LoadedEngine& self, uint64_t id) { self.engine->cancel(id); }, py::arg("id"), Guard(),
@@ -271,11 +302,23 @@ void bind_engine(py::module_& m) {
           "Compute one step. Without work wait for some, at most timeout_s seconds, or until wake().")
       .def(
           "wake", [](LoadedEngine& self) { self.engine->wake(); }, Guard(), "Make a waiting step() return.")
+      .def("read_kv", &read_kv, py::arg("tokens"), py::arg("first"), py::arg("count"),
+           py::arg("cache_salt") = "",
+           "Keys and values that the prefix cache holds of `tokens`: of at most `count` blocks of 16 tokens "
+           "from "
+           "block `first` on, kv_block_bytes each.")
+      .def("write_kv", &write_kv, py::arg("tokens"), py::arg("first"), py::arg("data"),
+           py::arg("cache_salt") = "",
+           "Put such bytes into the prefix cache, as far as there is room; the blocks of `tokens` that are "
+           "cached then.")
       .def("stats", &stats)
       .def_property_readonly(
           "context", [](const LoadedEngine& self) { return self.engine->context(); },
           "Tokens of a sequence at most.")
-      .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); });
+      .def_property_readonly("kv_blocks", [](const LoadedEngine& self) { return self.engine->kv_blocks(); })
+      .def_property_readonly(
+          "kv_block_bytes", [](const LoadedEngine& self) { return self.engine->kv_block_bytes(); },
+          "Bytes of keys and values of 16 tokens, all layers.");
   m.def("layer_count", &layer_count, py::arg("file"), "Layers of a model that can be loaded, by its header.");
   m.def("known_architectures", &known_architectures, "Names of `general.architecture` that can be loaded.");
   m.def("available_memory", &available_memory, py::arg("root") = "", Guard(),

@@ -224,8 +224,13 @@ class Search:
         # What the model may allow at first: a text's own loss grows about as the divergence does.
         allowed = (3 * goal.most) ** 2 if goal.of == "top1" else goal.most
         stricter = goal
-        for _ in range(CHECKS):
-            chosen, loss, allowed = self._within(stricter, judge, allowed)
+        for number in range(CHECKS):
+            try:
+                chosen, loss, allowed = self._within(stricter, judge, allowed)
+            except PyllmError:
+                if number == 0:
+                    raise
+                break  # the stricter goal is out of reach, the user's own was not
             held_out = self._measure(aside, chosen, self.held_out, "held-out text: ")
             over = goal.measured(held_out) / goal.most
             if over <= 1 or goal.measured(loss) <= 0:

@@ -111,6 +111,11 @@ def packing_fingerprint() -> int: ...
 
 # -- bind_engine.cc --------------------------------------------------------------------------------------------
 
+class Activations:
+    def __init__(self) -> None: ...
+    def inputs(self) -> dict[str, tuple[npt.NDArray[np.float64], int]]: ...
+    def layers(self) -> list[tuple[float, int]]: ...
+
 class Model:
     def __init__(
         self,
@@ -124,6 +129,7 @@ class Model:
         layer_devices: Sequence[int] = (),
         embedding_device: int = -1,
         head_device: int = -1,
+        activations: Activations | None = None,
     ) -> None: ...
     @property
     def architecture(self) -> str: ...
@@ -162,6 +168,8 @@ class Event:
     @property
     def logits(self) -> npt.NDArray[np.float32] | None: ...
     @property
+    def scores(self) -> npt.NDArray[np.float32] | None: ...
+    @property
     def embedding(self) -> npt.NDArray[np.float32] | None: ...
 
 class MaskSource(Protocol):
@@ -197,6 +205,7 @@ class Engine:
         cache_salt: str = "",
         want_logits: bool = False,
         pooling: Literal["last", "mean"] | None = None,
+        score_from: int | None = None,
         constraint: list[Any] = ...,
     ) -> None: ...
     def cancel(self, id: int) -> None: ...

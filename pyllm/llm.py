@@ -79,6 +79,7 @@ class LLM:
     prefix_cache: reuse the keys and values of prompts that begin alike.
     device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where one can be used. gpu_layers: how many of the last
     layers go there, None for as many as fit; `pyllm plan` tells beforehand.
+    activations: gathers what flows through the model (pyllm.calibration).
 
     Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
     as a context manager; one that is dropped closes itself. Errors are PyllmError.
@@ -103,6 +104,7 @@ class LLM:
         prefix_cache: bool = True,
         device: str = "auto",
         gpu_layers: int | None = None,
+        activations: _core.Activations | None = None,
     ) -> None:
         from pyllm import _core
         from pyllm.masks import Masks
@@ -120,6 +122,7 @@ class LLM:
         if packing and not packing.found and sys.platform != "darwin":
             plan.check_weights()
         compute: dict[str, Any] = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        compute["activations"] = activations
         if plan.uses_device:
             compute |= {"layer_devices": plan.layer_devices, "head_device": plan.head_device}
             compute["embedding_device"] = plan.embedding_device

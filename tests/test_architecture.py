@@ -156,8 +156,11 @@ ABOVE = {
     "server": 3,
     "bench": 3,
     "chat": 3,
+    "calibration": 3,
     "quantize": 3,
+    "prune": 3,
     "perplexity": 3,
+    "evaluate": 3,
     "llm": 2,
     "errors": 0,
 }  # everything else: 1

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -99,7 +100,10 @@ void Engine::check(const Request& request) const {
     fail("prompt: ", length, " tokens are more than the ", limit_, " that the KV pool holds (",
          kv_blocks_ * kv_block_bytes_, " bytes; it would need ",
          scheduler_.blocks_for(length) * kv_block_bytes_, "); shorten it, or give the engine more kv_bytes");
-  if (request.want_logits && request.pooling) fail("pooling: not with want_logits");
+  if (request.want_logits + request.pooling.has_value() + request.score_from.has_value() > 1)
+    fail("want_logits, pooling, score_from: expected one of them at most");
+  if (request.score_from && (*request.score_from < 1 || *request.score_from >= length))
+    fail("score_from: expected 1 to ", length - 1, " for ", length, " tokens, got ", *request.score_from);
   validate(request.params, vocab_);
   if (const size_t given = request.constraint.size(); given > 0) {
     if (!masks_) fail("constraint: this engine was made without a source of masks");
@@ -237,13 +241,19 @@ void Engine::start(Request request, Clock::time_point arrived) {
   const bool full = s.total() >= limit_;
   s.want = full ? Want::Nothing : Want::Tokens;
   if (request.pooling) s.want = *request.pooling == Pooling::Mean ? Want::States : Want::LastState;
-  if (request.want_logits) s.want = Want::Logits;
-  const int n = request.want_logits || request.pooling ? 1 : request.params.n;
+  if (request.want_logits || request.score_from) s.want = Want::Logits;
+  const bool generates = s.want == Want::Tokens || s.want == Want::Nothing;
+  const int n = generates ? request.params.n : 1;
   if (s.want == Want::Tokens) s.streams = n;
 
   Active active;
   active.params = std::move(request.params);
   active.prompt_tokens = s.total();
+  if (request.score_from) {
+    s.wanted_from = static_cast<int>(*request.score_from) - 1;
+    active.next.assign(s.tokens.begin() + 1, s.tokens.end());
+    s.tokens.pop_back();  // nothing asks what comes after it
+  }
   active.arrived = arrived;
   if (request.pooling) active.pool.emplace(dim_);
   for (int i = 0; i < n; ++i) {
@@ -320,7 +330,7 @@ std::vector<Next> Engine::sample(const Plan& plan, const Output& output, std::ve
     Active& active = active_.at(s.request);
     active.cached_tokens = std::max(active.cached_tokens, s.cached);
     if (chunk.logits > 0 && s.want == Want::Logits)
-      deliver(chunk, output.logits, emit(s.request, 0, active, events));
+      deliver(chunk, output.logits, active, emit(s.request, 0, active, events));
     if (chunk.states > 0) pool(chunk, output.states, active, events);
     for (int i = 0; i < chunk.samples; ++i) {
       std::span<float> last = row(output.logits, chunk.first_logits);
@@ -373,22 +383,30 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
   }
 }
 
-void Engine::deliver(const Chunk& chunk, const Tensor& logits, Event& event) {
-  event.logits.reserve(static_cast<size_t>(chunk.logits * vocab_));
+void Engine::deliver(const Chunk& chunk, const Tensor& logits, const Active& active, Event& event) {
+  const bool score = !active.next.empty();
+  if (!score) event.logits.reserve(static_cast<size_t>(chunk.logits * vocab_));
   for (int i = 0; i < chunk.logits; ++i) {
     const std::span<float> values = row(logits, chunk.first_logits + i);
-    if (const int32_t bad = scan(values, scratch_.chunk_max).bad; bad >= 0) {
-      const int position = chunk.sequence->computed + chunk.rows - chunk.logits + i;
+    const int position = chunk.sequence->computed + chunk.rows - chunk.logits + i;
+    const Scan found = scan(values, scratch_.chunk_max);
+    if (const int32_t bad = found.bad; bad >= 0) {
       event.logits = {};
+      event.scores = {};
       event.finish = Finish::Error;
       event.detail =
           message("position ", position, ": the model's logits hold ", values[bad], " (token ", bad,
                   "), expected finite numbers; the model file may be damaged, or its values overflow");
       return;
     }
-    event.logits.insert(event.logits.end(), values.begin(), values.end());
+    if (score) {
+      const double log_total = found.max + std::log(exp_sum(values, found.max, 1.0f, scratch_.floats));
+      event.scores.push_back(static_cast<float>(values[active.next[position]] - log_total));
+    } else {
+      event.logits.insert(event.logits.end(), values.begin(), values.end());
+    }
   }
-  event.logits_rows = chunk.logits;
+  event.logits_rows = score ? 0 : chunk.logits;
   if (chunk.last) {
     event.finish = Finish::Length;
     event.detail = "max_tokens";

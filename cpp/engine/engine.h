@@ -93,6 +93,7 @@ class Engine {
     Clock::time_point arrived;
     std::optional<double> queue_s;
     Order order;
+    std::vector<int32_t> next;    // of score_from: the token after each that is computed
     std::vector<Stream> streams;  // [n]
     std::optional<Pool> pool;
   };
@@ -112,7 +113,7 @@ class Engine {
   void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);
   std::vector<Next> sample(const Plan& plan, const Output& output, std::vector<Event>& events);
   void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, Event& event);
-  void deliver(const Chunk& chunk, const Tensor& logits, Event& event);
+  void deliver(const Chunk& chunk, const Tensor& logits, const Active& active, Event& event);
   static void pool(const Chunk& chunk, const Tensor& states, Active& active, std::vector<Event>& events);
   void retire(const std::vector<Event>& events);
   void count(const Plan& plan);

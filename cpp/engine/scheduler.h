@@ -40,7 +40,7 @@ struct Order {
 
 enum class Want {
   Tokens,     // sample whenever computed reaches total
-  Logits,     // logits of every token, each once, then done
+  Logits,     // logits of every token from `wanted_from` on, each once, then done
   States,     // hidden states of every token, each once, then done
   LastState,  // the last token's hidden state, then done
   Nothing,    // compute (and so cache) every token, then done
@@ -52,6 +52,7 @@ struct Sequence {
   int streams = 1;  // sequences that go on from the next sampled row: n before the fork, 1 after
   std::string salt;
   std::vector<int32_t> tokens;  // prompt, then generated
+  int wanted_from = 0;          // of Want::Logits; what is before may come from the prefix cache
 
   Order order;
   int computed = 0;             // tokens whose keys and values are in the blocks
@@ -63,6 +64,9 @@ struct Sequence {
 
   int total() const { return static_cast<int>(tokens.size()); }
   int pending() const { return total() - computed; }
+  int delivered() const {
+    return furthest > wanted_from ? furthest : wanted_from;
+  }  // no output is wanted before
 };
 
 // A sequence's part of a step.

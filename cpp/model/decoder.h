@@ -55,6 +55,7 @@ class Decoder : public Model {
   // Logits and states of the rows that want them.
   Output output(Step& s, const Value& x) {
     Output out;
+    s.boundary(shape_.layers, x);
     if (const auto& rows = s.batch().sampled_rows; !rows.empty())
       out.logits = s.download(head_(final_norm_(s.rows_of(x, rows))));
     if (const auto& rows = s.batch().state_rows; !rows.empty()) {

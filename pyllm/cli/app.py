@@ -29,11 +29,14 @@ NAMES = (
     "embed",
     "convert",
     "quantize",
+    "prune",
     "inspect",
     "perplexity",
+    "eval",
     "bench",
     "doctor",
 )
+_FUNCTIONS = {"list": "list_models", "eval": "eval_"}  # others have the command's name
 
 
 class Commands(click.Group):
@@ -45,9 +48,20 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in NAMES:
             return None
-        function = "list_models" if cmd_name == "list" else cmd_name
-        command: click.Command = getattr(import_module(f"pyllm.cli.{cmd_name}"), function)
+        module = import_module(f"pyllm.cli.{cmd_name}")
+        command: click.Command = getattr(module, _FUNCTIONS.get(cmd_name, cmd_name))
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in NAMES and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, NAMES)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:

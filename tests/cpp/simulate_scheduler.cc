@@ -43,6 +43,7 @@ struct Client {
   std::string salt;
   Want want = Want::Tokens;
   int streams = 1, max_new = 0, priority = 0;
+  int wanted_from = 0;            // of Want::Logits
   int arrives = 0, cancels = -1;  // at which step
 
   bool added = false, gone = false;  // gone: finished, cancelled or failed
@@ -50,7 +51,7 @@ struct Client {
   int finished = 0;                  // streams
   Order order;
   std::vector<std::vector<int32_t>> got;  // [stream] generated tokens
-  std::vector<uint64_t> values;           // Logits, States: [prompt position]; LastState: [1]
+  std::vector<uint64_t> values;           // Logits, States: [prompt position wanted]; LastState: [1]
 };
 
 int32_t pick(uint64_t value, int stream) { return static_cast<int32_t>(fake::mix(value, stream) % kVocab); }
@@ -125,6 +126,7 @@ class Simulation {
     c.salt = random_.once_in(5) ? "other" : "";
     constexpr Want kOthers[] = {Want::Logits, Want::States, Want::LastState, Want::Nothing};
     c.want = random_.once_in(4) ? kOthers[random_.below(4)] : Want::Tokens;
+    if (c.want == Want::Logits && random_.once_in(2)) c.wanted_from = random_.below(c.prompt.size());
     c.streams = c.want == Want::Tokens && random_.once_in(3) ? random_.between(2, 4) : 1;
     c.max_new = std::min(random_.between(1, 40), limit_ - static_cast<int>(c.prompt.size()));
     if (c.max_new == 0 && c.want == Want::Tokens) c.want = Want::Nothing, c.streams = 1;
@@ -155,6 +157,7 @@ class Simulation {
         s.streams = c.streams;
         s.salt = c.salt;
         s.tokens = c.prompt;
+        s.wanted_from = c.wanted_from;
         c.order = scheduler.add(std::move(s), c.priority);
       }
       if (c.added && !c.gone && c.cancels >= 0 && c.cancels <= step_) {
@@ -288,9 +291,11 @@ class Simulation {
     if (c.want == Want::LastState) {
       check(c.cut || c.values == std::vector{value_of(c.prompt)}, "not the last token's state");
     } else if (c.want != Want::Tokens && c.want != Want::Nothing) {
-      check(c.cut || c.values.size() == c.prompt.size(), "logits or states are missing");
+      const auto wanted = c.prompt.begin() + c.wanted_from;
+      check(c.cut || c.values.size() == static_cast<size_t>(c.prompt.end() - wanted),
+            "logits or states are missing");
       for (size_t i = 0; i < c.values.size(); ++i)
-        check(c.values[i] == value_of({c.prompt.begin(), c.prompt.begin() + i + 1}), "wrong logits or states");
+        check(c.values[i] == value_of({c.prompt.begin(), wanted + i + 1}), "wrong logits or states");
     }
     if (c.want != Want::Tokens) return;
     for (int stream = 0; stream < c.streams; ++stream) {

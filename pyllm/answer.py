@@ -38,6 +38,7 @@ class Answer:
         self._text: list[str] = []
         self._shown = 0  # tokens that a piece has carried
         self._first = self._last = 0.0
+        self._cut = False
         self.completion: Completion | None = None  # once it has ended
 
     @property
@@ -45,9 +46,15 @@ class Answer:
         """How many it has."""
         return len(self._tokens)
 
+    def cut(self) -> None:
+        """What has come is all of it: its next event ends it, as a stop token does."""
+        self._cut = True
+
     def add(self, event: _core.Event, now: float) -> Piece | None:
         """Takes the sequence's next event; the piece it gives, if any."""
         token, reason, text = event.token, event.finish_reason, ""
+        if self._cut:
+            reason = "stop"
         if token is not None:
             if not self._first:
                 self._first, self._queue_s = now, event.queue_s
@@ -84,8 +91,8 @@ class Answer:
 
     def _complete(self, event: _core.Event) -> Completion:
         reason, detail = event.finish_reason or "", event.detail
-        if self._stop.matched is not None:
-            reason, detail = "stop", self._stop.matched
+        if self._cut or self._stop.matched is not None:
+            reason, detail = "stop", self._stop.matched or ""
         tokens, cached = len(self._tokens), event.cached_tokens
         decode_s = self._last - self._first
         first_s = self._first - self._started if self._first else 0.0

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.errors import PyllmError
-from pyllm.parsers import CallStart, Content, Dialect, Parser
+from pyllm.parsers import CallArguments, CallStart, Content, Dialect, Parser
 from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import chat_params, template_arguments
@@ -67,7 +67,7 @@ class Conversation:
         parsers: list[Parser | None],
         many: bool = True,
     ) -> None:
-        """many: an answer may have several calls; otherwise what follows the first is left out."""
+        """many: an answer may have several calls; otherwise it ends after the first."""
         self.model = model
         self.n = job.params.n
         self.tally = Tally(exchange, 1)
@@ -77,8 +77,13 @@ class Conversation:
         self._calls = [0] * self.n  # of each answer
 
     async def rest(self) -> list[Part]:
-        """All that is still to come, read at once. ApiError and ClientLeftError end it early."""
-        return self.parts(await self._answers.rest())
+        """All that is still to come. ApiError and ClientLeftError end it early."""
+        if self._many:
+            return self.parts(await self._answers.rest())
+        parts: list[Part] = []
+        while pieces := await self._answers.next():  # as they come: one of them may be enough
+            parts += self.parts(pieces)
+        return parts
 
     def parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
         """What has come, read."""
@@ -98,18 +103,21 @@ class Conversation:
                 if end == "stop" and parser.calls:
                     end = "tool_calls"
             if not self._many:
-                deltas = self._first_call(piece.answer, deltas)
+                deltas = self._first_call(piece.answer, deltas, parser)
         if piece.completion is not None:
             self.tally.add(0, piece.completion)
         return Part(piece.answer, deltas, piece, end)
 
-    def _first_call(self, answer: int, deltas: list[Delta]) -> list[Delta]:
-        """What of `deltas` comes before the answer's second call."""
+    def _first_call(self, answer: int, deltas: list[Delta], parser: Parser) -> list[Delta]:
+        """What of `deltas` is the first call, or before it; what follows ends the answer."""
         kept = []
         for delta in deltas:
+            after = self._calls[answer] and not isinstance(delta, CallArguments)
             self._calls[answer] += isinstance(delta, CallStart)
-            if self._calls[answer] < 2:
+            if self._calls[answer] < 2 and not after:
                 kept.append(delta)
+        if parser.called or self._calls[answer] > 1:
+            self._answers.cut(0, answer)
         return kept
 
     @property

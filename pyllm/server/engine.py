@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pyllm.completion import Piece
 from pyllm.engine_thread import EngineEndedError
 from pyllm.errors import PyllmError
+from pyllm.generation import Generation
 from pyllm.server.errors import ApiError, ClientLeftError, internal, not_ready
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class Answers(Generic[_T]):
         while more := await self.next():
             pieces += more
         return pieces
+
+    def cut(self, job: int, answer: int) -> None:
+        """What has come of one answer is all of it; its last piece follows with the next step."""
+        request = self._requests[job]
+        if isinstance(request, Generation):
+            request.cut(answer)
 
     def fail(self, error: Exception) -> None:
         """Ends everything that still runs; next() raises."""

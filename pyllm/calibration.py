@@ -6,7 +6,7 @@ One forward pass of our own engine over windows of the text, as `pyllm perplexit
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -39,31 +39,32 @@ class Activations:
 
     @property
     def importance(self) -> dict[str, NDArray[np.float32]]:
-        """Mean squared inputs, [columns] of each matrix, as quantize() takes them."""
-        return {name: (sum / self.counts[name]).astype(np.float32) for name, sum in self.squares.items()}
+        """Mean squared inputs, [columns] of each matrix, as quantize() takes them; rounded as a file of sums
+        and counts would have them."""
+        return {n: sums.astype(np.float32) / np.float32(self.counts[n]) for n, sums in self.squares.items()}
 
 
 def record(
     model: str | PathLike[str],
-    text: str,
+    text: str | Sequence[Sequence[int]],
     *,
     window: int = WINDOW,
     windows: int = 0,
     done: Callable[[int, int], None] = lambda count, of: None,
     **options: Any,
 ) -> Activations:
-    """Reads `text` with a model, a catalogue name or a .gguf file.
+    """Reads `text`, or windows of tokens, with a model: a catalogue name or a .gguf file.
 
     window: tokens that are read together. windows: of them at most, 0 for all that the text fills. done: hears
     after each window how many of how many there are. options: of LLM. PyllmError when the text is shorter than
     a window, or the model's numbers are not finite.
     """
     recorder = _core.Activations()
-    options = {"context": window, "prefix_cache": False, "precise": True} | options
+    options = {"context": window, "prefix_cache": False, "precise": True, "pack": False} | options
     with LLM(model, activations=recorder, **options) as llm:
-        parts = windows_of(llm, text, window, windows)
+        parts = windows_of(llm, text, window, windows) if isinstance(text, str) else text
         for number, tokens in enumerate(parts, 1):
-            for _ in llm.logits_in_parts(tokens):  # with logits, the head reads every token too
+            for _ in llm.logits_in_parts(list(tokens)):  # with logits, the head reads every token too
                 pass
             done(number, len(parts))
     inputs = recorder.inputs()

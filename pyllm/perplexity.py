@@ -125,14 +125,14 @@ def _add(
         theirs = _rows(_scored(reference, tokens if ids is None else ids[list(tokens)].tolist()), ids)
     for position, rows in _scored(llm, tokens):
         for i in range(0, len(rows), 64):  # in float64 a row is large
-            nats = _log_softmax(rows[i : i + 64])
+            nats = log_softmax(rows[i : i + 64])
             next_tokens = np.asarray(tokens[position + i + 1 : position + i + 1 + len(nats)])
             at = np.arange(len(nats)), next_tokens
             score.loss.append(-nats[at])
             score.bytes += sum(len(llm.tokenizer.piece_bytes(token)) for token in next_tokens.tolist())
             if theirs is None:
                 continue
-            truth = _log_softmax(np.stack([next(theirs) for _ in nats]))
+            truth = log_softmax(np.stack([next(theirs) for _ in nats]))
             score.reference_loss.append(-truth[at])
             score.divergence.append((np.exp(truth) * (truth - nats)).sum(axis=1))
             score.same_best.append(truth.argmax(axis=1) == nats.argmax(axis=1))
@@ -146,7 +146,7 @@ def _rows(
         yield from rows if ids is None else rows[:, ids]
 
 
-def _log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
+def log_softmax(logits: npt.NDArray[np.float32]) -> Floats:
     shifted = logits.astype(np.float64)
     shifted -= shifted.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))

@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from gguf.constants import GGMLQuantizationType, GGUFValueType
 from numpy.typing import NDArray
 
 from pyllm import _core
+from pyllm.calibration import Activations
 from pyllm.errors import PyllmError
+from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.quantize.plan import Planned
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
@@ -46,6 +49,24 @@ def read_importance(path: Path) -> dict[str, NDArray[np.float32]]:
     if not found:
         raise PyllmError(f"{path}: not an importance matrix: it has no tensors NAME{_SUMS}")
     return found
+
+
+def write_importance(path: Path, activations: Activations, architecture: str, dataset: str) -> None:
+    """What read_importance reads, in llama.cpp's form. dataset: the name of the text that was read."""
+    tensors = []
+    for name, squares in sorted(activations.squares.items()):
+        for suffix, values in ((_SUMS, squares), (_COUNTS, np.array([activations.counts[name]]))):
+            data = values.astype(np.float32)
+            shape, kind = (1, len(data)), GGMLQuantizationType.F32
+            tensors.append(Tensor(name + suffix, shape, kind, lambda data=data: [data]))  # type: ignore[misc]
+    number = GGUFValueType.UINT32
+    metadata = {
+        "general.type": Value("imatrix", GGUFValueType.STRING),
+        "imatrix.datasets": Value([dataset], GGUFValueType.ARRAY, GGUFValueType.STRING),
+        "imatrix.chunk_count": Value(activations.tokens // activations.window, number),
+        "imatrix.chunk_size": Value(activations.window, number),
+    }
+    write_gguf(path, architecture, metadata, tensors)
 
 
 def check_importance(importance: Mapping[str, NDArray[np.float32]], plan: Sequence[Planned]) -> list[str]:

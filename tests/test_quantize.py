@@ -19,6 +19,7 @@ from gguf.constants import GGUFValueType
 from pyllm import _core
 from pyllm.cli.app import app
 from pyllm.errors import PyllmError
+from pyllm.files import new_file
 from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.mixes import MIXES, Facts, mix_named, mixed_type
 from pyllm.quantize.importance import read_importance
@@ -254,8 +255,27 @@ def test_killed_at_any_moment_the_target_is_old_or_new(tmp_path: Path) -> None:
 
         assert dies(killed) == signal.SIGKILL
         assert out.read_bytes() == b"old"
+    left = list(tmp_path.glob(".out.gguf.*.partial"))
+    assert left
     assert dies(job) == 0
     assert out.read_bytes() == new
+    assert not list(tmp_path.glob(".*"))  # what the killed ones left is gone
+
+
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].bin"
+    with new_file(path) as first:
+        first.write(b"first")
+        stale = tmp_path / ".a[1].bin.01234567.partial"
+        stale.write_bytes(b"stale")
+        other = tmp_path / ".a1.bin.01234567.partial"
+        other.write_bytes(b"of another file")
+        with new_file(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        assert not stale.exists()
+    assert path.read_bytes() == b"first"
+    assert sorted(tmp_path.iterdir()) == [other, path]
 
 
 def test_nothing_of_the_process_reaches_the_file(model: Path, tmp_path: Path) -> None:

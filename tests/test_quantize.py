@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -385,6 +386,59 @@ def test_experts_without_inputs_count_evenly(tmp_path: Path) -> None:
     sums = np.array([[4.0, 8.0], [0.0, 0.0]])
     found = read_importance(importance_file(tmp_path / "i.gguf", {"x.weight": sums}, [4, 0]))
     assert found["x.weight"].tolist() == [1, 2, 1, 1]
+
+
+def legacy(*entries: tuple[bytes, int, list[float]], count: int | None = None) -> bytes:
+    """llama.cpp's imatrix file of before GGUF."""
+    data = struct.pack("<i", len(entries) if count is None else count)
+    for name, calls, sums in entries:
+        data += struct.pack("<i", len(name)) + name
+        data += struct.pack(f"<ii{len(sums)}f", calls, len(sums), *sums)
+    return data + struct.pack("<i", 7) + struct.pack("<i", 4) + b"text"  # chunks and the text's name
+
+
+def test_the_older_form_means_the_same(model: Path, tmp_path: Path) -> None:
+    name = "blk.0.attn_q.weight"
+    sums = np.random.default_rng(1).gamma(0.5, 1, 256).astype(np.float32)
+    old = tmp_path / "imatrix.dat"
+    old.write_bytes(legacy((name.encode(), 4, sums.tolist()), (b"none", 0, [0.0] * 32)))
+    new = importance_file(tmp_path / "imatrix.gguf", {name: sums[None]}, [4])
+    found = read_importance(old)
+    np.testing.assert_array_equal(found[name], read_importance(new)[name])
+    assert found["none"].tolist() == [1.0] * 32
+    outs = []
+    for path in (old, new):
+        assert run(model, tmp_path / "out.gguf", "--type", "q3_k_s", "--importance", path).exit_code == 0
+        outs.append((tmp_path / "out.gguf").read_bytes())
+    assert outs[0] == outs[1]
+
+
+ENTRY = (b"x", 1, [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "ends too early"),
+        (legacy(ENTRY)[:20], "ends too early"),
+        (legacy(ENTRY, count=0), "a count or length of 0"),
+        (legacy(ENTRY, count=-1), "a count or length of -1"),
+        (legacy(ENTRY, count=1 << 30), "a count or length of"),
+        (legacy(ENTRY, count=5), "ends too early"),
+        (struct.pack("<ii", 1, 1 << 30), "a count or length of"),
+        (struct.pack("<ii", 1, 1) + b"x" + struct.pack("<ii", 1, 1 << 28), "ends too early"),
+        (legacy((b"\xff", 1, [1.0])), "a name is no text"),
+        (legacy(ENTRY, ENTRY), "'x' is there twice"),
+        (legacy((b"x", 1, [float("nan")])), "not finite"),
+        (legacy((b"x", 1, [-1.0])), "negative"),
+        (legacy((b"x", -1, [1.0])), "negative"),
+    ],
+)
+def test_older_files_that_mean_harm(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(data)
+    with pytest.raises(PyllmError, match=rf"imatrix\.dat: not an importance matrix, .*{said}"):
+        read_importance(path)
 
 
 def test_importance_of_another_model_or_none(model: Path, tmp_path: Path) -> None:

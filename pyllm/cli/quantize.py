@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--importance",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="An imatrix file of llama.cpp's in GGUF form: which columns matter.",
+    help="An imatrix file of llama.cpp's, GGUF or .dat: which columns matter.",
 )
 @click.option("--pure", is_flag=True, help="The main type for every matrix, no mix.")
 @click.option("--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used.")

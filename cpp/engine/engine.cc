@@ -75,6 +75,7 @@ Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options, std
       vocab_(model->config().vocab),
       dim_(model->config().dim),
       context_(options_.context),
+      kv_block_bytes_(model->kv_block_bytes()),
       kv_blocks_(pool_blocks(*model, options_)),
       limit_(std::min(context_, static_cast<int64_t>(kv_blocks_) * kBlockTokens)),
       scheduler_(scheduling(options_, kv_blocks_, vocab_)),
@@ -97,9 +98,8 @@ void Engine::check(const Request& request) const {
                                                     : "; shorten it");
   if (length > limit_)
     fail("prompt: ", length, " tokens are more than the ", limit_, " that the KV pool holds (",
-         kv_blocks_ * model_->kv_block_bytes(), " bytes; it would need ",
-         scheduler_.blocks_for(length) * model_->kv_block_bytes(),
-         "); shorten it, or give the engine more kv_bytes");
+         kv_blocks_ * kv_block_bytes_, " bytes; it would need ",
+         scheduler_.blocks_for(length) * kv_block_bytes_, "); shorten it, or give the engine more kv_bytes");
   if (request.want_logits + request.pooling.has_value() + request.score_from.has_value() > 1)
     fail("want_logits, pooling, score_from: expected one of them at most");
   if (request.score_from && (*request.score_from < 1 || *request.score_from >= length))
@@ -141,11 +141,54 @@ EngineStats Engine::stats() const {
   return stats;
 }
 
+std::vector<std::byte> Engine::read_kv(const std::vector<int32_t>& tokens, const std::string& salt,
+                                       int64_t first, int64_t count) {
+  if (first < 0 || count < 0) fail("read_kv: expected blocks from 0 up, got ", count, " from ", first);
+  const std::lock_guard lock(computing_);
+  const HeldPrefix held = scheduler_.hold_prefix(salt, tokens);
+  const auto& blocks = held.blocks();
+  const int64_t have = static_cast<int64_t>(blocks.size());
+  first = std::min(first, have);
+  count = std::min(count, have - first);
+  std::vector<std::byte> bytes(static_cast<size_t>(count * kv_block_bytes_));
+  for (int64_t i = 0; i < count; ++i)
+    model_->read_kv(blocks[static_cast<size_t>(first + i)], bytes.data() + i * kv_block_bytes_);
+  return bytes;
+}
+
+int64_t Engine::write_kv(const std::vector<int32_t>& tokens, const std::string& salt, int64_t first,
+                         std::span<const std::byte> bytes) {
+  const auto size = static_cast<int64_t>(bytes.size());
+  const int64_t most = static_cast<int64_t>(tokens.size()) / kBlockTokens;
+  const int64_t count = size / kv_block_bytes_;
+  if (size % kv_block_bytes_ != 0)
+    fail("write_kv: expected whole blocks of ", kv_block_bytes_, " bytes, got ", size);
+  if (first < 0 || first > most || count > most - first)
+    fail("write_kv: ", tokens.size(), " tokens have ", most, " whole blocks, got ", count, " from ", first);
+  const std::lock_guard lock(computing_);
+  int64_t have = 0;
+  {
+    HeldPrefix held = scheduler_.hold_prefix(salt, tokens);
+    have = static_cast<int64_t>(held.blocks().size());
+    while (options_.prefix_cache && have >= first && have < first + count) {
+      const auto block = held.grow();
+      if (!block) break;
+      model_->write_kv(*block, bytes.data() + (have - first) * kv_block_bytes_);
+      held.keep();
+      ++have;
+    }
+  }
+  count_blocks();
+  return have;
+}
+
 std::vector<Event> Engine::step(std::optional<double> timeout) {
   if (timeout && !(*timeout >= 0.0)) fail("timeout: expected 0 or more seconds, got ", *timeout);
   const std::lock_guard one(stepping_);
   std::vector<Event> events;
-  for (Message& message : receive(timeout)) {
+  std::vector<Message> messages = receive(timeout);
+  const std::lock_guard computing(computing_);
+  for (Message& message : messages) {
     if (message.request) {
       start(std::move(*message.request), message.arrived);
     } else {
@@ -399,13 +442,18 @@ void Engine::retire(const std::vector<Event>& events) {
   }
 }
 
+void Engine::count_blocks() {
+  const std::lock_guard lock(mutex_);
+  stats_.blocks_free = scheduler_.pool().free();
+  stats_.blocks_cached = scheduler_.cache().size();
+}
+
 void Engine::count(const Plan& plan) {
+  count_blocks();
   const std::lock_guard lock(mutex_);
   stats_.running = static_cast<int>(scheduler_.running().size());
   stats_.waiting = static_cast<int>(scheduler_.waiting().size());
   stats_.blocks_total = kv_blocks_;
-  stats_.blocks_free = scheduler_.pool().free();
-  stats_.blocks_cached = scheduler_.cache().size();
   stats_.prefix_hit_tokens = scheduler_.hit_tokens();
   stats_.preemptions = scheduler_.preemptions();
   stats_.steps += !plan.empty();

@@ -17,6 +17,7 @@
 
 #include "core/batch.h"
 #include "engine/block_pool.h"
+#include "engine/held_prefix.h"
 #include "engine/prefix_cache.h"
 
 namespace pyllm {
@@ -104,6 +105,11 @@ class Scheduler {
   Plan plan();
   // After the plan was computed. `next` holds the plan's samples, in order of the chunks.
   void commit(const Plan& plan, std::span<const Next> next);
+
+  // Between steps: what is cached of a text, to be copied out or continued. Both arguments must outlive it.
+  HeldPrefix hold_prefix(const std::string& salt, std::span<const int32_t> tokens) {
+    return HeldPrefix(pool_, cache_, salt, tokens);
+  }
 
   int blocks_for(int64_t tokens) const { return static_cast<int>((tokens + kBlockTokens - 1) / kBlockTokens); }
   bool idle() const { return running_.empty() && waiting_.empty(); }

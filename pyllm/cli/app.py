@@ -23,6 +23,7 @@ from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
+from pyllm.cli.prune import prune
 from pyllm.cli.pull import pull
 from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
@@ -128,6 +129,7 @@ for command in (
     embed,
     convert,
     quantize,
+    prune,
     inspect,
     perplexity,
     eval_,

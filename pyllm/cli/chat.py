@@ -84,21 +84,24 @@ def chat(
     from pyllm.chat.loading import Loading
     from pyllm.chat.start import begin
     from pyllm.chat.state import Chat, shown
+    from pyllm.chat.warm import Warm
 
     def prepare(name: str) -> Callable[[], Engine]:
         return _remote(server, name) if server else _local(name, engine)
 
     given = {name: value for name, value in sampling.items() if value is not None and value != ()}
-    conversation, transcript = begin(resume, again, not no_save, note)
+    conversation, transcript, path = begin(resume, again, not no_save, note)
     name = _model(model, conversation.model, server)
+    make = _prepared(prepare, name, asked=model is not None)
     session = Chat(
         conversation=conversation,
         transcript=transcript,
-        loading=Loading(_prepared(prepare, name, asked=model is not None)),
+        loading=Loading(lambda: session.take_warm(make())),
         params=_remote_params if server else _local_params,
         prepare=prepare,
         models=_names,
         tell=note,
+        warm=Warm(path),
         chosen=given,
         model=name,
         raw=raw,

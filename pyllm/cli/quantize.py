@@ -15,6 +15,15 @@ if TYPE_CHECKING:
     from pyllm.quantize.quantize import Quantized
 
 
+repair_flag = click.option(
+    "--repair",
+    "--allow",
+    "repair",
+    is_flag=True,
+    help="NaN and infinite weights become 0, not an error.",
+)
+
+
 @click.command()
 @click.argument("model")
 @click.argument("output", type=click.Path(path_type=Path))
@@ -29,7 +38,7 @@ if TYPE_CHECKING:
 )
 @click.option("--pure", is_flag=True, help="The main type for every matrix, no mix.")
 @click.option("--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used.")
-@click.option("--repair", is_flag=True, help="Weights that are NaN or infinite become 0, not an error.")
+@repair_flag
 @json_flag
 def quantize(
     model: str,

@@ -89,6 +89,7 @@ class Parser:
         self._inside = inside
         self._steps = self._run()
         self._done = False
+        self.called = False  # a call has been read to its end, and what follows is no other one at once
 
     def feed(self, text: str) -> list[Delta]:
         """More of the answer."""
@@ -128,6 +129,7 @@ class Parser:
             elif format and self._counts(format, marker):
                 s.keep(marker)
                 yield from format.read(marker)
+                self.called = self.called or w.calls > 0
                 if back := s.kept():
                     w.content(back)
             else:

@@ -64,7 +64,8 @@ uint64_t value_of(const std::vector<int32_t>& tokens) {
 }
 
 struct Totals {
-  int64_t steps = 0, rows = 0, tokens = 0, hits = 0, preemptions = 0, copies = 0, cancels = 0, failures = 0;
+  int64_t steps = 0, rows = 0, tokens = 0, hits = 0, preemptions = 0, copies = 0, cancels = 0, failures = 0,
+          moved = 0;
 };
 
 class Simulation {
@@ -91,6 +92,7 @@ class Simulation {
     for (step_ = 0; !done(scheduler); ++step_) {
       check(step_ < longest, "the schedule does not end");
       arrive_and_cancel(scheduler);
+      if (random_.once_in(10)) move_blocks(scheduler, kv);
       const bool work = !scheduler.idle();
       const Order first = work ? foremost(scheduler) : Order{};
       const Plan plan = scheduler.plan();
@@ -163,6 +165,29 @@ class Simulation {
         scheduler.remove(c.order);
         c.gone = c.cut = true;
       }
+    }
+  }
+
+  // A text's blocks are copied out, and some more of it, computed elsewhere, in.
+  void move_blocks(Scheduler& scheduler, fake::Kv& kv) {
+    const Client& c = clients_[random_.below(static_cast<int>(clients_.size()))];
+    std::vector<int32_t> tokens = c.prompt;
+    tokens.insert(tokens.end(), c.got[0].begin(), c.got[0].end());
+    HeldPrefix held = scheduler.hold_prefix(c.salt, tokens);
+    for (size_t i = 0; i < held.blocks().size(); ++i) {
+      const int position = static_cast<int>(i) * kBlockTokens;
+      check(kv.read(held.blocks()[i]) == fake::Kv::kept(&tokens[position], position),
+            "a block of other tokens");
+    }
+    for (int more = random_.below(4); more > 0; --more) {
+      const int position = static_cast<int>(held.blocks().size()) * kBlockTokens;
+      const auto block = held.grow();
+      if (!block) break;
+      check(scheduler.pool().references(*block) == 1, "a block in use is filled");
+      kv.write(*block, fake::Kv::kept(&tokens[position], position));
+      if (random_.once_in(8)) break;  // filling it has failed
+      held.keep();
+      ++totals_.moved;
     }
   }
 
@@ -309,8 +334,10 @@ int main(int argc, char** argv) {
   }
   std::printf(
       "{\"schedules\": %llu, \"steps\": %lld, \"rows\": %lld, \"tokens\": %lld, \"prefix_hit_tokens\": %lld, "
-      "\"preemptions\": %lld, \"copies\": %lld, \"cancels\": %lld, \"failed_steps\": %lld}\n",
+      "\"preemptions\": %lld, \"copies\": %lld, \"cancels\": %lld, \"failed_steps\": %lld, \"moved_blocks\": "
+      "%lld}\n",
       static_cast<unsigned long long>(count), static_cast<long long>(t.steps), static_cast<long long>(t.rows),
       static_cast<long long>(t.tokens), static_cast<long long>(t.hits), static_cast<long long>(t.preemptions),
-      static_cast<long long>(t.copies), static_cast<long long>(t.cancels), static_cast<long long>(t.failures));
+      static_cast<long long>(t.copies), static_cast<long long>(t.cancels), static_cast<long long>(t.failures),
+      static_cast<long long>(t.moved));
 }

@@ -44,6 +44,12 @@ class RecordingBackend : public Backend {
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override {
     return inner_->kv_cache(shape, blocks);
   }
+  void read_block(const KvCache& cache, int32_t block, std::byte* out) override {
+    inner_->read_block(cache, block, out);
+  }
+  void write_block(KvCache& cache, int32_t block, const std::byte* from) override {
+    inner_->write_block(cache, block, from);
+  }
   void begin(const Batch& batch) override { inner_->begin(batch); }
   Tensor scratch(int64_t rows, int64_t cols) override { return inner_->scratch(rows, cols); }
   int64_t mark() const override { return inner_->mark(); }

@@ -1,8 +1,8 @@
 // Types whose codes are indices of a grid: 4 or 8 weights share one entry, their signs are kept beside it.
 //
-// A scale given, the best entry is the nearest one by the weighted distance, found by looking at all of them. An
-// entry's distance is the sum of its halves', and few halves differ: theirs are computed once for all entries.
-// The scale of a group is d * (2 n + 1) in units of its type; it is fitted as in super_blocks.h.
+// A scale given, the best entry is the nearest one by the weighted distance, found by looking at all of them.
+// An entry's distance is the sum of its halves', and few halves differ: theirs are computed once for all
+// entries. The scale of a group is d * (2 n + 1) in units of its type; it is fitted as in super_blocks.h.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// The weights that share a scale, eight such groups side by side: one in each lane of a vector, so that all of them
-// are fitted at once and no sum runs across lanes. Compiled once per instruction set; the same operations in the
-// same order everywhere, so that a file does not depend on the machine that wrote it.
+// The weights that share a scale, eight such groups side by side: one in each lane of a vector, so that all of
+// them are fitted at once and no sum runs across lanes. Compiled once per instruction set; the same operations
+// in the same order everywhere, so that a file does not depend on the machine that wrote it.
 #pragma once
 
 #include <cmath>

@@ -97,8 +97,8 @@ struct AffineBlock {
   static constexpr float top = (1 << Q::code_bits) - 1;
   float d = 0.0f, dmin = 0.0f;
   V n[parts] = {}, m[parts] = {};
-  float left = 0.0f;                             // the weighted squared error
-  float solved_d = 0.0f, solved_dmin = 0.0f;     // the best for the codes, n and m
+  float left = 0.0f;                          // the weighted squared error
+  float solved_d = 0.0f, solved_dmin = 0.0f;  // the best for the codes, n and m
 
   Affine at(V scale, V min) const { return {d * scale, dmin * min}; }
 
@@ -154,7 +154,8 @@ void quantize_super_affine(const float* x, const float* importance, typename Q::
   }
   Whole best(block, d, dmin, n, m);
   for (int i = 0; i < kRounds; ++i) {
-    const float next_d = to_float(finite_half(best.solved_d)), next_dmin = to_float(finite_half(best.solved_dmin));
+    const float next_d = to_float(finite_half(best.solved_d)),
+                next_dmin = to_float(finite_half(best.solved_dmin));
     if (next_d < 0.0f || next_dmin < 0.0f) break;
     const Whole next(block, next_d, next_dmin, best.n, best.m);
     if (!(next.left < best.left)) break;

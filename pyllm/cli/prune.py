@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pyllm.cli.options import COUNT, find_model, json_flag
 from pyllm.cli.output import UsageError, decoded, fields, note, show_json, status, table
 from pyllm.errors import PyllmError
+
+if TYPE_CHECKING:
+    from pyllm.prune.goal import Figure, Goal
+    from pyllm.prune.prune import Amounts
 
 TEXT = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -26,7 +30,14 @@ TEXT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--sparsity", metavar="PATTERN", default="", help="Make weights 0: 50%, or 2:4 (2 of every 4).")
 @click.option("--calibrate", type=TEXT, help="A text of the kind that the model is for: it tells what matters.")
 @click.option(
-    "--max-loss", metavar="LOSS", help="Take out less, as much as stays within 5%, kl:0.1 or top1:2%."
+    "--max-loss", metavar="LOSS", help="Take out less: as much as keeps the loss within this, such as 5%."
+)
+@click.option(
+    "--loss",
+    type=click.Choice(["perplexity", "kl", "top1"]),
+    default="perplexity",
+    show_default=True,
+    help="What --max-loss is of: kl in nats, top1 in other best tokens.",
 )
 @click.option("--measure", type=TEXT, help="Text to compare with; absent: the last quarter of --calibrate's.")
 @click.option(
@@ -45,6 +56,7 @@ def prune(
     sparsity: str,
     calibrate: Path | None,
     max_loss: str | None,
+    loss: Figure,
     measure: Path | None,
     windows: int,
     no_compare: bool,
@@ -82,7 +94,7 @@ def prune(
     """
     from pyllm.prune.job import Job
 
-    amounts, goal = _amounts(layers, ffn, heads, sparsity, vocab is not None), _goal(max_loss)
+    amounts, goal = _amounts(layers, ffn, heads, sparsity, vocab is not None), _goal(max_loss, loss)
     if amounts.calibrated and calibrate is None:
         raise UsageError("--layers, --ffn, --heads, --sparsity need --calibrate FILE: it tells what matters")
     if goal and not amounts.calibrated:
@@ -109,7 +121,7 @@ def prune(
         _print(report)
 
 
-def _amounts(layers: int, ffn: str, heads: int, sparsity: str, vocabulary: bool) -> Any:
+def _amounts(layers: int, ffn: str, heads: int, sparsity: str, vocabulary: bool) -> Amounts:
     from pyllm.prune.prune import Amounts
     from pyllm.prune.sparsity import Pattern, parse_share
 
@@ -125,11 +137,11 @@ def _amounts(layers: int, ffn: str, heads: int, sparsity: str, vocabulary: bool)
     return amounts
 
 
-def _goal(text: str | None) -> Any:
+def _goal(text: str | None, loss: Figure) -> Goal | None:
     from pyllm.prune.goal import Goal
 
     try:
-        return Goal.parse(text) if text is not None else None
+        return Goal.parse(text, loss) if text is not None else None
     except PyllmError as error:
         raise UsageError(f"--max-loss {error}") from error
 

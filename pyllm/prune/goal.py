@@ -9,25 +9,26 @@ from typing import Any, Literal
 
 from pyllm.errors import PyllmError
 
+Figure = Literal["perplexity", "kl", "top1"]
+
 
 @dataclass(frozen=True)
 class Goal:
     """The most of a figure. perplexity: its rise, a share. kl: mean divergence, nats. top1: share of other best
     tokens."""
 
-    figure: Literal["perplexity", "kl", "top1"]
+    figure: Figure
     most: float
 
     @staticmethod
-    def parse(text: str) -> Goal:
-        """From 5%, kl:0.1 or top1:2%. PyllmError for anything else."""
-        found = re.fullmatch(r"(?:(perplexity|kl|top1):)?(\d{1,6}(?:\.\d{1,9})?)(%?)", text.strip())
-        figure: Any = (found and found[1]) or "perplexity"
-        if found is None or (figure == "kl") == bool(found[3]):
+    def parse(text: str, figure: Figure) -> Goal:
+        """From 5% or 0.05; of a KL divergence only numbers. PyllmError for anything else."""
+        found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,9})?)(%?)", text.strip())
+        if found is None or (figure == "kl" and found[2]):
             raise PyllmError(
-                f"{text!r}: expected 5% (of perplexity), kl:0.1 (nats) or top1:2% (other best tokens)"
+                f"{text!r}: expected {'nats such as 0.1' if figure == 'kl' else 'a share such as 5%'}"
             )
-        return Goal(figure, float(found[2]) / (100 if found[3] else 1))
+        return Goal(figure, float(found[1]) / (100 if found[2] else 1))
 
     def loss(self, report: Mapping[str, Any]) -> float:
         """The figure in a report of pyllm.perplexity with a reference."""

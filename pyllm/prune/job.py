@@ -64,7 +64,9 @@ class Job:
         figures: dict[str, Any] = {}
         if self.goal:
             self.amounts = self._search(draft, self.goal, write, trail, tell)
-            figures = {"max_loss": str(self.goal), "loss": self.goal.show(trail[-1]["loss"])}
+            most = self.goal.most  # bisection: what fits last is what was chosen
+            loss = [t["loss"] for t in trail if t["held_out"] and t["loss"] <= most][-1]
+            figures = {"max_loss": str(self.goal), "loss": self.goal.show(loss)}
         report = _describe(write(self.target, self.amounts, figures))
         report = {"input": str(self.path), "output": str(self.target)} | report
         if self.compare:

@@ -25,6 +25,7 @@ from pyllm.weights import GgufSource
 if TYPE_CHECKING:
     from pyllm.progress import Progress
 
+_OURS = "pyllm.prune."  # metadata that tells what was taken out
 # Of a size that is no longer the model's.
 _STALE = ("general.size_label", "general.parameter_count")
 
@@ -76,7 +77,7 @@ def prune(
     """Writes the model in `path` to `target` without what `amounts` says.
 
     importance: mean squared inputs of each matrix by its name, [column]. influence: [layer], see layers.py.
-    figures: plain values for the metadata, under `prune.`. `target` gets its name only when it is whole.
+    figures: plain values for the metadata, under `pyllm.prune.`. `target` gets its name only when it is whole.
     PyllmError for amounts that the model does not have, activations of another model, weights that are not
     finite, a full disk, and a target that is the source.
     """
@@ -129,7 +130,7 @@ def _keep_query_scale(draft: Draft) -> None:
 
 
 def _describe(draft: Draft, amounts: Amounts, layers: Sequence[int], figures: Mapping[str, Any]) -> None:
-    for key in [key for key in draft.values if key.startswith("prune.")] + list(_STALE):
+    for key in [key for key in draft.values if key.startswith(_OURS)] + list(_STALE):
         draft.values.pop(key, None)
     before, after = draft.before, draft.shape
     done: dict[str, Any] = {
@@ -139,9 +140,11 @@ def _describe(draft: Draft, amounts: Amounts, layers: Sequence[int], figures: Ma
         "sparsity": str(amounts.sparsity) if amounts.sparsity else None,
         **figures,
     }
-    draft.values.update({f"prune.{key}": typed(value) for key, value in done.items() if value is not None})
+    draft.values.update(
+        {f"pyllm.prune.{key}": typed(value) for key, value in done.items() if value is not None}
+    )
     if layers:
-        draft.values["prune.layers"] = Value(list(layers), GGUFValueType.ARRAY, GGUFValueType.UINT32)
+        draft.values["pyllm.prune.layers"] = Value(list(layers), GGUFValueType.ARRAY, GGUFValueType.UINT32)
 
 
 def _parameters(draft: Draft) -> int:

@@ -23,18 +23,24 @@ def largest_that_fits(draft: Draft, most: Amounts, searched: Fits, verified: Fit
     less goes. PyllmError when even the least loses too much.
     """
     parts = list(steps(draft, most))
-    within, beyond = -1, len(parts)
+    best = _largest(len(parts), lambda i: searched(parts[i]))
+    if best >= 0 and not verified(parts[best]):
+        best = _largest(best, lambda i: verified(parts[i]))
+    if best < 0:
+        raise PyllmError("even the least part of these amounts loses more than --max-loss; nothing was written")
+    return parts[best]
+
+
+def _largest(count: int, fits: Callable[[int], bool]) -> int:
+    """By bisection, of the numbers below `count`; -1 when none fits."""
+    within, beyond = -1, count
     while beyond - within > 1:
         middle = (within + beyond) // 2
-        if searched(parts[middle]):
+        if fits(middle):
             within = middle
         else:
             beyond = middle
-    while within >= 0 and not verified(parts[within]):
-        within -= 1
-    if within < 0:
-        raise PyllmError("even the least part of these amounts loses more than --max-loss; nothing was written")
-    return parts[within]
+    return within
 
 
 def steps(draft: Draft, most: Amounts) -> Iterator[Amounts]:

@@ -1,11 +1,12 @@
 """Size against loss: the search's choices beside the usual mixes of the same size, all calibrated by one text.
 
 python tests/bench/smaller.py MODEL-f16.gguf --text TEXT [--mixes q2_k,q4_k_m] [--windows 16] [--aside 4]
-    [--json OUT] [--peer PYTHON]
+    [--json OUT] [--peer PYTHON] [--without q4_1,q5_1]
 
 Every fourth window of the text is kept aside; losses are measured there, with the original (float16 or float32)
 as the reference. "plain" is the mix without importance. --peer: a Python with llama-cpp-python, whose quantizer
-writes the same mixes with the same importance matrix; its weights are measured by the same engine.
+writes the same mixes with the same importance matrix; its weights are measured by the same engine. --without:
+types that the search may not use, such as those that a dequantized MODEL had before: it would lose nothing in them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 from pyllm import _core
 from pyllm.mixes import MIXES
 from pyllm.progress import LineProgress
+from pyllm.quantize import search
 from pyllm.quantize.calibrate import Calibration
 from pyllm.quantize.choice import choose
 from pyllm.quantize.importance import read_importance
@@ -65,11 +67,11 @@ class Bench:
 
     def searched(self, bytes: int) -> tuple[int, Loss]:
         """Of the search's choice within so many bytes of weights."""
-        search = self.search
-        fixed = sum(t.bytes_as(t.type) for t in search.plan if t.name in search.fixed)
-        chosen = choose(search.options, bytes=bytes - fixed)
-        types = search.fixed | {name: option.type for name, option in chosen.items()}
-        weights = search.tensors.candidate(search.plan, types)
+        plan, kept = self.search.plan, self.search.fixed
+        fixed = sum(t.bytes_as(t.type) for t in plan if t.name in kept)
+        chosen = choose(self.search.options, bytes=bytes - fixed)
+        types = kept | {name: option.type for name, option in chosen.items()}
+        weights = self.search.tensors.candidate(plan, types)
         return fixed + sum(option.bytes for option in chosen.values()), self.lost(weights)
 
     def peer(self, python: str, name: str) -> tuple[int, Loss]:
@@ -94,13 +96,17 @@ def main() -> None:
     parser.add_argument("--aside", type=int, default=4)
     parser.add_argument("--importance", type=Path, help="kept here, or taken from here when it is there")
     parser.add_argument("--peer", metavar="PYTHON")
+    parser.add_argument("--without", default="")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    without = arguments.without.upper().split(",")
+    search.CANDIDATES = tuple(kind for kind in search.CANDIDATES if kind not in without)
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(arguments, Path(folder))
         report: dict[str, Any] = {
             "model": arguments.model.name,
             "text": arguments.text.name,
+            "without": arguments.without,
             "tokens": {"read": sum(map(len, bench.windows)), "scored_aside": bench.tokens},
             "rows": [],
         }

@@ -6,7 +6,7 @@ python tests/bench/smaller.py MODEL-f16.gguf --text TEXT [--mixes q2_k,q4_k_m] [
 Every fourth window of the text is kept aside; losses are measured there, with the original (float16 or float32)
 as the reference. "plain" is the mix without importance. --peer: a Python with llama-cpp-python, whose quantizer
 writes the same mixes with the same importance matrix; its weights are measured by the same engine. --without:
-types that the search may not use, such as those that a dequantized MODEL had before: it would lose nothing in them.
+types that the search may not use: those that a dequantized MODEL had before, in which it would lose nothing.
 """
 
 from __future__ import annotations

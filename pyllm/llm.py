@@ -74,7 +74,8 @@ class LLM:
     the file's own, which saves memory and costs time.
     context: tokens that one sequence may have, 0 for what the model was made for.
     kv_bytes: memory for keys and values, 0 to decide by what is free. kv_type: what they are kept in, "f16",
-    "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %) or "q4_0" (28 %, at a loss).
+    "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %), "q6_q4" (34 %) or
+    "q4_0" (28 %, at a loss).
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
     device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where one can be used. gpu_layers: how many of the last

@@ -48,7 +48,12 @@ def new_file(path: Path) -> Iterator[int]:
     while True:
         partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            os.close(fd)
+            partial.unlink(missing_ok=True)
+            raise
         if os.fstat(fd).st_nlink:  # else another process's prepare_folder() came between
             break
         os.close(fd)

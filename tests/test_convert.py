@@ -78,6 +78,20 @@ def test_tokens_equal_those_of_the_folder(case: str, tmp_path: Path) -> None:
     assert template.render([{"role": "user", "content": "as it is"}]) == "as it is"
 
 
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    folder, out = Path(shutil.copytree(FOLDERS / "qwen2", tmp_path / "bad")), tmp_path / "out.gguf"
+    place = read_folder(folder)["model.norm.weight"]
+    with open(place.path, "r+b") as file:
+        file.seek(place.start + 2 * 3)
+        file.write(b"\xc0\x7f")  # NaN in bfloat16
+    done = run("convert", folder, out)
+    assert done.exit_code == 1
+    assert "output_norm.weight: the weight in row 0, column 3 is nan" in done.stderr
+    assert not out.exists()
+    assert run("convert", folder, out, "--allow").exit_code == 0
+    assert {t["bad"] for t in json.loads(run("inspect", out, "--json").stdout)["tensors"]} == {0}
+
+
 def test_quantize_takes_a_folder(tmp_path: Path) -> None:
     one, two = tmp_path / "one.gguf", tmp_path / "two.gguf"
     assert run("convert", FOLDERS / "qwen2", one, "--type", "q8_0").exit_code == 0

@@ -34,9 +34,9 @@ model_argument = click.argument("model")
 optional_model = click.argument("model", required=False)
 kv_type_option = click.option(
     "--kv-type",
-    type=click.Choice(("f16", "q8_0", "q8_q4", "q4_0")),
+    type=click.Choice(("f16", "q8_0", "q8_q4", "q6_q4", "q4_0")),
     default="f16",
-    help="Of the KV cache: q8_0 takes half the memory, q8_q4 40 %, q4_0 a quarter at a loss.",
+    help="Of the KV cache: q8_0 takes half the memory, q8_q4 40 %, q6_q4 a third, q4_0 a quarter at a loss.",
 )
 loss_option = click.option(
     "--loss",

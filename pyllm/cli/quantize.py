@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from pyllm.quantize.search import Found, Goal
 
 
+repair_flag = click.option(
+    "--repair",
+    "--allow",
+    "repair",
+    is_flag=True,
+    help="NaN and infinite weights become 0, not an error.",
+)
+
+
 @click.command()
 @click.argument("model")
 @click.argument("output", type=click.Path(path_type=Path))
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--importance",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="An imatrix file of llama.cpp's in GGUF form: which columns matter.",
+    help="An imatrix file of llama.cpp's, GGUF or .dat: which columns matter.",
 )
 @click.option(
     "--calibrate",
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--save-importance", type=click.Path(path_type=Path), help="Keep what --calibrate found.")
 @click.option("--pure", is_flag=True, help="The main type for every matrix, no mix.")
 @click.option("--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used.")
-@click.option("--repair", is_flag=True, help="Weights that are NaN or infinite become 0, not an error.")
+@repair_flag
 @json_flag
 def quantize(
     model: str,

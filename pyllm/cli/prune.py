@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli.options import COUNT, find_model, json_flag
+from pyllm.cli.options import COUNT, find_model, json_flag, loss_option, parse_loss
 from pyllm.cli.output import UsageError, decoded, fields, note, show_json, status, table
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
-    from pyllm.prune.goal import Figure, Goal
+    from pyllm.prune.goal import Figure
     from pyllm.prune.prune import Amounts
 
 TEXT = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -32,13 +32,7 @@ TEXT = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--max-loss", metavar="LOSS", help="Take out less: as much as keeps the loss within this, such as 5%."
 )
-@click.option(
-    "--loss",
-    type=click.Choice(["perplexity", "kl", "top1"]),
-    default="perplexity",
-    show_default=True,
-    help="What --max-loss is of: kl in nats, top1 in other best tokens.",
-)
+@loss_option
 @click.option("--measure", type=TEXT, help="Text to compare with; absent: the last quarter of --calibrate's.")
 @click.option(
     "--windows", type=COUNT, default=16, show_default=True, help="Of 512 tokens to compare on; 0: all."
@@ -92,9 +86,11 @@ def prune(
              pyllm prune model.gguf small.gguf --ffn 50% --max-loss 10% --calibrate text.txt
              pyllm prune model.gguf small.gguf --vocab domain.txt
     """
+    from pyllm.prune.goal import Goal
     from pyllm.prune.job import Job
 
-    amounts, goal = _amounts(layers, ffn, heads, sparsity, vocab is not None), _goal(max_loss, loss)
+    amounts = _amounts(layers, ffn, heads, sparsity, vocab is not None)
+    goal = Goal(loss, parse_loss(max_loss, loss)) if max_loss is not None else None
     if amounts.calibrated and calibrate is None:
         raise UsageError("--layers, --ffn, --heads, --sparsity need --calibrate FILE: it tells what matters")
     if goal and not amounts.calibrated:
@@ -135,15 +131,6 @@ def _amounts(layers: int, ffn: str, heads: int, sparsity: str, vocabulary: bool)
     if not (amounts.calibrated or vocabulary):
         raise UsageError("nothing to take out: give --layers, --ffn, --heads, --vocab or --sparsity")
     return amounts
-
-
-def _goal(text: str | None, loss: Figure) -> Goal | None:
-    from pyllm.prune.goal import Goal
-
-    try:
-        return Goal.parse(text, loss) if text is not None else None
-    except PyllmError as error:
-        raise UsageError(f"--max-loss {error}") from error
 
 
 def _text(path: Path | None) -> str:

@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli.options import COUNT, find_model, json_flag, parse_bytes
+from pyllm.cli.options import COUNT, find_model, json_flag, loss_option, parse_bytes, parse_loss
 from pyllm.cli.output import UsageError, decoded, note, show_json, table
 from pyllm.errors import PyllmError
 
@@ -32,13 +31,7 @@ repair_flag = click.option(
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--type", "mix", metavar="TYPE", help="Such as q4_k_m; an unknown one lists all.")
 @click.option("--max-loss", metavar="LOSS", help="Instead of --type: the smallest file that loses no more: 1%.")
-@click.option(
-    "--loss",
-    type=click.Choice(["perplexity", "kl", "top1"]),
-    default="perplexity",
-    show_default=True,
-    help="What --max-loss is of: kl in nats, top1 in other best tokens.",
-)
+@loss_option
 @click.option("--target-size", metavar="SIZE", help="Instead of --type: the best file of so much: 500MB.")
 @click.option(
     "--tensor", multiple=True, metavar="PATTERN=TYPE", help="Type of the matrices whose names have PATTERN."
@@ -157,20 +150,7 @@ def _goal(mix: str | None, max_loss: str | None, of: str, target_size: str | Non
     if target_size is not None:
         return Goal(bytes=parse_bytes(target_size, "--target-size"))
     assert max_loss is not None
-    return Goal(of, most=_share(max_loss, of))
-
-
-def _share(text: str, of: str) -> float:
-    """'1%' or '0.01' -> 0.01; of a KL divergence only numbers."""
-    number, percent = text.strip().removesuffix("%"), text.strip().endswith("%")
-    try:
-        value = float(number) / (100 if percent else 1)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf or (percent and of == "kl"):
-        expected = "nats such as 0.01" if of == "kl" else "a share such as 1%"
-        raise UsageError(f"--max-loss {text!r}: expected {expected}")
-    return value
+    return Goal(of, most=parse_loss(max_loss, of))
 
 
 def _calibration(source: Path, text: Path, threads: int) -> Calibration:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tokenizers
 from click.testing import CliRunner, Result
+from engine_driver import logits_of
 
 from pyllm import _core
 from pyllm.cli.app import app
@@ -34,16 +35,8 @@ def run(*arguments: object) -> Result:
 
 
 def logits(path: Path, tokens: np.ndarray) -> np.ndarray:
-    engine = _core.Engine(_core.Model(_core.GgufFile(path), threads=1), kv_bytes=2**22)
-    engine.submit(1, tokens, _core.SamplingParams(), want_logits=True)
-    rows = []
-    while True:
-        for event in engine.step(1.0):
-            assert event.finish_reason != "error", event.detail
-            if event.logits is not None:
-                rows.append(event.logits)
-            if event.finish_reason:
-                return np.concatenate(rows)
+    model = _core.Model(_core.GgufFile(path), threads=1)
+    return logits_of(_core.Engine(model, kv_bytes=2**22), tokens)
 
 
 @pytest.mark.parametrize("case", CASES)

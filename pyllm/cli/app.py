@@ -16,12 +16,14 @@ from pyllm.cli.chat import chat
 from pyllm.cli.convert import convert
 from pyllm.cli.doctor import doctor
 from pyllm.cli.embed import embed
+from pyllm.cli.eval import eval_
 from pyllm.cli.generate import generate
 from pyllm.cli.inspect import inspect
 from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
 from pyllm.cli.perplexity import perplexity
 from pyllm.cli.plan import plan
+from pyllm.cli.prune import prune
 from pyllm.cli.pull import pull
 from pyllm.cli.quantize import quantize
 from pyllm.cli.rm import rm
@@ -127,8 +129,10 @@ for command in (
     embed,
     convert,
     quantize,
+    prune,
     inspect,
     perplexity,
+    eval_,
     bench,
     doctor,
 ):

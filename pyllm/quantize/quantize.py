@@ -79,6 +79,22 @@ def quantize(
     if importance is not None:
         notes += check_importance(importance, plan)
 
+    write_planned(source, target, metadata, plan, importance, threads, repair, progress)
+    return Quantized(plan, source.n_bytes, target.stat().st_size, notes)
+
+
+def write_planned(
+    source: Source,
+    target: Path,
+    metadata: Mapping[str, Value],
+    plan: Sequence[Planned],
+    importance: Importance | None = None,
+    threads: int = 0,
+    repair: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Writes a source's tensors in their planned types. `target` gets its name only when it is whole."""
+
     def tensor(planned: Planned) -> Tensor:
         weights = None if importance is None else importance.get(planned.name)
         job = Job(source, planned, weights, threads, repair)
@@ -92,7 +108,6 @@ def quantize(
         write_gguf(target, architecture, metadata, [tensor(t) for t in plan], show.update)
     finally:
         show.close()
-    return Quantized(plan, source.n_bytes, target.stat().st_size, notes)
 
 
 def check_target(target: Path, sources: Sequence[str]) -> None:

@@ -62,6 +62,8 @@ class CpuBackend : public Backend {
   void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) override;
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override;
   void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override;
+  void read_block(const KvCache& cache, int32_t block, std::byte* out) override;
+  void write_block(KvCache& cache, int32_t block, const std::byte* from) override;
   void copy_blocks(KvCache& cache) override;
   void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;

@@ -117,12 +117,13 @@ class FakeBackend : public Backend {
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override {
     cpu_->rope_table(inner(frequency), magnitude, pairs, own(out));
   }
-  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override {
-    cpu_->rope(own(q), own(k), head_dim, pairs, own(table));
-  }
   void copy_blocks(KvCache& cache) override { cpu_->copy_blocks(inner(cache)); }
-  void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override {
-    cpu_->store_kv(inner(cache), layer, own(k), own(v));
+  void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override {
+    Rotation inside = rotation;
+    inside.table = own(rotation.table);
+    if (rotation.q_norm != nullptr) inside.q_norm = &inner(*rotation.q_norm);
+    if (rotation.k_norm != nullptr) inside.k_norm = &inner(*rotation.k_norm);
+    cpu_->store_kv(inner(cache), layer, own(q), own(k), own(v), inside);
   }
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override {
     cpu_->attend(inner(cache), layer, own(q), shape, own(out));

@@ -9,9 +9,11 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <vector>
 
+#include "backend/choice.h"
 #include "core/batch.h"
 #include "core/kv_type.h"
 #include "core/tensor.h"
@@ -138,9 +140,18 @@ class Backend {
   virtual void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) = 0;
   virtual void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) = 0;
   virtual void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
+  // Begins what has been asked for so far, and does not wait for it.
+  virtual void start() {}
+  // A token for each row of logits, which are overwritten; only where chooses().
+  virtual bool chooses() const { return false; }
+  virtual std::vector<Chosen> choose(Tensor logits, std::span<const Choice> choices);
   virtual Tensor download(Tensor x) = 0;             // to host memory, valid until the next begin
   virtual void upload(Tensor host, Tensor out) = 0;  // from host memory, free to change when it returns
 };
+
+inline std::vector<Chosen> Backend::choose(Tensor, std::span<const Choice>) {
+  throw std::logic_error("this backend does not choose tokens");
+}
 
 struct BackendOptions {
   int threads = 0;

@@ -192,7 +192,6 @@ class Step {
     x.backend->gather_rows(x.tensor, rows, y.tensor);
     return moved(y, placement_.head());
   }
-  Tensor download(const Value& x) { return x.backend->download(x.tensor); }
   const Batch& batch() const { return batch_; }
 
   // One layer's part of the step: x comes to the layer's backend, and the scratch taken there during its life

@@ -23,10 +23,17 @@ struct ModelConfig {
   int64_t layers = 0;
 };
 
-// What a forward gives, in host memory, valid until the next one.
+// Rows that a forward gives, where it computed them - perhaps still does -, valid until the next one.
+struct Result {
+  Backend* backend = nullptr;  // none: they are in host memory
+  Tensor tensor;
+
+  // In host memory; may be overwritten.
+  Tensor host() const { return backend != nullptr ? backend->download(tensor) : tensor; }
+};
 struct Output {
-  Tensor logits;  // [sampled_rows, vocab]; may be overwritten
-  Tensor states;  // [state_rows, dim], after the final norm
+  Result logits;  // [sampled_rows, vocab]
+  Result states;  // [state_rows, dim], after the final norm
 };
 
 // Memory that holds keys and values: the host's, or a device's own.
@@ -46,7 +53,8 @@ class Model {
   virtual void allocate_kv(int blocks) = 0;  // once, before the first forward; throws Error when it cannot
   int64_t kv_block_bytes() const;            // of a block of kBlockTokens tokens, all layers
 
-  // Computes every token of the batch, storing keys and values in the batch's blocks.
+  // Computes every token of the batch, storing keys and values in the batch's blocks. A device may still be at
+  // it when this returns; what goes wrong there is thrown by what asks for the output.
   virtual Output forward(const Batch& batch) = 0;
 
  protected:

@@ -67,7 +67,7 @@ Batch batch_of(const std::vector<int>& streams, const std::vector<int>& past, in
 void decode(Report& report, Model& model, const std::vector<Matrix>& wanted,
             const std::vector<std::vector<int>>& steps, std::vector<int>& past, const std::string& what) {
   for (const std::vector<int>& streams : steps) {
-    const Tensor logits = model.forward(batch_of(streams, past, 1)).logits;
+    const Tensor logits = model.forward(batch_of(streams, past, 1)).logits.host();
     bool same = logits.rows == static_cast<int64_t>(streams.size());
     for (size_t i = 0; i < streams.size() && same; ++i) {
       const auto s = static_cast<size_t>(streams[i]);
@@ -113,8 +113,8 @@ void compare_steps(Report& report) {
         for (int64_t r = 0; r < m.rows; ++r) std::copy_n(logits.row(r), m.cols, m.row(r));
         return m;
       };
-      wanted.push_back(copied(model->forward(batch).logits));
-      report.expect_close(wanted.back(), copied(cpu->forward(batch).logits), 2e-2,
+      wanted.push_back(copied(model->forward(batch).logits.host()));
+      report.expect_close(wanted.back(), copied(cpu->forward(batch).logits.host()), 2e-2,
                           message("prompt of stream ", s));
     }
   }
@@ -145,7 +145,7 @@ void compare_steps(Report& report) {
     const Counts before;
     const int at = past[0];
     Batch prompt = batch_of({0}, past, positions - at);
-    model->forward(prompt);
+    model->forward(prompt).logits.host();
     std::vector<int> again = past;
     decode(report, *model, wanted, {{1, 2, 3}, {1, 2, 3}, {1, 2, 3}}, again, "after a prompt");
     report.expect(emulator::captures >= before.captures && emulator::replays > before.replays,

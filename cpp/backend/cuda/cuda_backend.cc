@@ -424,6 +424,63 @@ void CudaBackend::gather_rows(Tensor x, std::span<const int32_t> rows, Tensor ou
                    static_cast<int32_t>(plan_.padded(out.rows)), static_cast<int32_t>(x.cols)});
 }
 
+// Over go [rows][edits][masks] in one copy, and back the tokens.
+std::vector<Chosen> CudaBackend::choose(Tensor logits, std::span<const Choice> choices) {
+  run_waiting();
+  stream_.defer(false);  // what differs from step to step is no part of its graph
+  std::vector<ChoiceRow> rows;
+  std::vector<LogitEdit> edits;
+  std::vector<uint32_t> masks;
+  const uint32_t* last_mask = nullptr;  // forks share one
+  for (const Choice& c : choices) {
+    ChoiceRow row{c.u,
+                  c.temperature,
+                  c.top_p,
+                  c.log_min_p,
+                  c.top_k,
+                  c.logprob,
+                  static_cast<int32_t>(edits.size()),
+                  static_cast<int32_t>(c.edits.size()),
+                  -1};
+    edits.insert(edits.end(), c.edits.begin(), c.edits.end());
+    if (!c.mask.empty()) {
+      if (c.mask.data() != last_mask) masks.insert(masks.end(), c.mask.begin(), c.mask.end());
+      last_mask = c.mask.data();
+      row.mask = static_cast<int32_t>(masks.size() - c.mask.size());
+    }
+    rows.push_back(row);
+  }
+  const size_t sizes[] = {rows.size() * sizeof(ChoiceRow), edits.size() * sizeof(LogitEdit),
+                          masks.size() * sizeof(uint32_t)};
+  const auto bytes = static_cast<int64_t>(sizes[0] + sizes[1] + sizes[2]);
+  const auto out_bytes = static_cast<int64_t>(rows.size() * sizeof(Chosen));
+  auto* host = static_cast<char*>(choices_.reserve(std::max(bytes, out_bytes)));
+  std::memcpy(host, rows.data(), sizes[0]);
+  if (!edits.empty()) std::memcpy(host + sizes[0], edits.data(), sizes[1]);
+  if (!masks.empty()) std::memcpy(host + sizes[0] + sizes[1], masks.data(), sizes[2]);
+  if (choices_there_.bytes() < bytes) choices_there_ = DeviceMemory(2 * bytes, "a step's choices");
+  auto* there = choices_there_.as<char>();
+  check(cudaMemcpyAsync(there, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_.get()),
+        "a step's choices");
+  ChooseArgs args{};
+  args.logits = logits.data;
+  args.stride = logits.stride;
+  args.rows = reinterpret_cast<const ChoiceRow*>(there);
+  args.edits = reinterpret_cast<const LogitEdit*>(there + sizes[0]);
+  args.masks = reinterpret_cast<const uint32_t*>(there + sizes[0] + sizes[1]);
+  args.originals = arena_.take<float>(static_cast<int64_t>(edits.size()));
+  args.out = arena_.take<Chosen>(static_cast<int64_t>(rows.size()));
+  args.vocab = narrow(logits.cols, "tokens of a vocabulary");
+  args.count = static_cast<int32_t>(rows.size());
+  cuda::choose(stream_, args);
+  check(cudaMemcpyAsync(host, args.out, static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, stream_.get()),
+        "a step's tokens");
+  synchronize();
+  std::vector<Chosen> chosen(rows.size());
+  std::memcpy(chosen.data(), host, static_cast<size_t>(out_bytes));
+  return chosen;
+}
+
 Tensor CudaBackend::download(Tensor x) {
   run_waiting();
   if (downloads_ == results_.size()) results_.emplace_back();

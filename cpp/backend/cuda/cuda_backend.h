@@ -73,6 +73,9 @@ class CudaBackend : public Backend {
   void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
   void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+  void start() override { run_waiting(); }
+  bool chooses() const override { return true; }
+  std::vector<Chosen> choose(Tensor logits, std::span<const Choice> choices) override;
   Tensor download(Tensor x) override;
   void upload(Tensor host, Tensor out) override;
 
@@ -101,6 +104,8 @@ class CudaBackend : public Backend {
   DeviceMemory staging_;               // the file's blocks, while loading
   std::vector<PinnedMemory> results_;  // of this step's downloads
   size_t downloads_ = 0;
+  PinnedMemory choices_;
+  DeviceMemory choices_there_;
 };
 
 }  // namespace pyllm::cuda

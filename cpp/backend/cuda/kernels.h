@@ -135,6 +135,26 @@ struct GatherArgs {
 };
 void gather(Stream& stream, const GatherArgs& args);
 
+// A Choice as its kernel reads it.
+struct ChoiceRow {
+  double u;
+  float temperature, top_p, log_min_p;
+  int32_t top_k, logprob;
+  int32_t first_edit, edits;
+  int32_t mask;  // words before it; -1: none
+};
+struct ChooseArgs {
+  float* logits;  // [row][vocab]
+  int64_t stride;
+  const ChoiceRow* rows;
+  const LogitEdit* edits;
+  const uint32_t* masks;
+  float* originals;  // [edit]: what the logit was
+  Chosen* out;       // [row]
+  int32_t vocab, count;
+};
+void choose(Stream& stream, const ChooseArgs& args);
+
 // A block of kBlockTokens tokens of one KV head: keys half or int8 [token][padded to 32], values
 // [padded][token], then for 8 bits the scales as halves: keys' [token][segment of 32], values'
 // [segment][token].

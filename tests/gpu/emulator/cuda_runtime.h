@@ -85,6 +85,12 @@ T __shfl_sync(unsigned, T value, int lane) {
   return emulator::shuffle(value, lane);
 }
 template <typename T>
+T atomicAdd(T* p, T x) {  // threads take turns only where they wait
+  const T before = *p;
+  *p += x;
+  return before;
+}
+template <typename T>
 T __ldg(const T* p) {
   return *p;
 }

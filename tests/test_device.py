@@ -172,7 +172,8 @@ def test_a_device_chooses_what_the_sampler_would() -> None:
 
 
 @pytest.mark.parametrize(
-    "params", [{"logprobs": True, "top_logprobs": 2}, {"n": 2, "seed": 4}, {"typical_p": 0.5, "seed": 5}]
+    "params",
+    [{"logprobs": True, "top_logprobs": 2, "seed": 6}, {"n": 2, "seed": 4}, {"typical_p": 0.5, "seed": 5}],
 )
 def test_what_a_device_cannot_choose_is_sampled_on_the_host(params: dict[str, Any]) -> None:
     _core.testing.fake_devices([{**GPU, "chooses": True}])

@@ -32,13 +32,13 @@ class Answer:
         self._prompt_tokens = prompt_tokens
         self._started = started
         self._load_s = load_s
-        self._cached_tokens = 0
         self._queue_s = 0.0
         self._tokens: list[int] = []
         self._logprobs: list[Logprob] = []
         self._text: list[str] = []
         self._shown = 0  # tokens that a piece has carried
         self._first = self._last = 0.0
+        self._cut = False
         self.completion: Completion | None = None  # once it has ended
 
     @property
@@ -46,28 +46,30 @@ class Answer:
         """How many it has."""
         return len(self._tokens)
 
+    def cut(self) -> None:
+        """What has come is all of it: its next event ends it, as a stop token does."""
+        self._cut = True
+
     def add(self, event: _core.Event, now: float) -> Piece | None:
         """Takes the sequence's next event; the piece it gives, if any."""
-        text, reason, detail = "", event.finish_reason or "", event.detail
-        if event.token is not None:
+        token, reason, text = event.token, event.finish_reason, ""
+        if self._cut:
+            reason = "stop"
+        if token is not None:
             if not self._first:
                 self._first, self._queue_s = now, event.queue_s
             self._last = now
             # The token that ends the answer is no part of it.
             if reason != "stop":
-                text = self._take(event.token, event)
-        if self._stop.matched is not None:
-            reason, detail = "stop", self._stop.matched
-        elif reason:
+                text = self._take(token, event)
+        ended = reason is not None or self._stop.matched is not None
+        if ended and self._stop.matched is None:
             text += self._pass(self._detokenizer.flush()) + self._stop.flush()
-            if self._stop.matched is not None:
-                reason, detail = "stop", self._stop.matched
         if text:
             self._text.append(text)
-        if reason:
-            self._cached_tokens = event.cached_tokens
-            self.completion = self._complete(reason, detail)
-        if not text and not reason:
+        if ended:
+            self.completion = self._complete(event)
+        elif not text:
             return None
         shown, self._shown = self._shown, len(self._tokens)
         return Piece(
@@ -87,17 +89,20 @@ class Answer:
     def _pass(self, text: str) -> str:
         return text if len(self._tokens) <= self._params.min_tokens else self._stop.push(text)
 
-    def _complete(self, reason: str, detail: str) -> Completion:
-        tokens = len(self._tokens)
+    def _complete(self, event: _core.Event) -> Completion:
+        reason, detail = event.finish_reason or "", event.detail
+        if self._cut or self._stop.matched is not None:
+            reason, detail = "stop", self._stop.matched or ""
+        tokens, cached = len(self._tokens), event.cached_tokens
         decode_s = self._last - self._first
         first_s = self._first - self._started if self._first else 0.0
         prompt_s = first_s - self._queue_s
-        computed = self._prompt_tokens - self._cached_tokens
+        computed = self._prompt_tokens - cached
         return Completion(
             text="".join(self._text),
             token_ids=tuple(self._tokens),
             finish_reason=reason,
-            usage=Usage(self._prompt_tokens, tokens, self._cached_tokens),
+            usage=Usage(self._prompt_tokens, tokens, cached),
             timings=Timings(
                 load_s=self._load_s,
                 queue_s=self._queue_s,

@@ -85,11 +85,15 @@ class EngineThread:
         """Why the engine has ended; "" while it runs."""
         return "" if self._ended is None else str(self._ended)
 
+    @property
+    def engine(self) -> _core.Engine:
+        """The engine, for what any thread may ask of it. EngineEndedError when it has ended."""
+        with self._lock_here():
+            return self._alive()
+
     def stats(self) -> dict[str, int]:
         """The engine's counters."""
-        with self._lock_here():
-            engine = self._alive()
-        return engine.stats()
+        return self.engine.stats()
 
     def close(self) -> None:
         """Ends the thread after its current step. Outstanding requests fail."""

@@ -91,6 +91,11 @@ class Generation:
     def generated(self) -> int:
         return self._ended + sum(answer.tokens for answer in self._open.values())
 
+    def cut(self, index: int) -> None:
+        """One answer goes no further."""
+        if (answer := self._open.get(index)) is not None:
+            answer.cut()
+
     def take(self, event: _core.Event, now: float) -> Piece | None:
         """The piece that the request's next event gives, if any. PyllmError when the request failed."""
         answer = self._open.get(event.index)

@@ -14,7 +14,7 @@ from typing import Any
 from pyllm.constraint import Constraint
 from pyllm.errors import PyllmError
 
-MAX_SECONDS = 0.5  # of processor time that compiling an untrusted constraint may take
+MAX_SECONDS = 0.4  # of processor time that compiling an untrusted constraint may take
 _MAX_MEMORY = 2 << 30  # bytes of address space
 _MAX_LEXER_STATES = 50_000  # of 1 to 2 kB
 # Between JSON's tokens. Without a bound, small models write white space until their context is full.
@@ -105,6 +105,8 @@ def _explained(constraint: Constraint, wrong: str) -> str:
 
 _MULTIPLIES = re.compile(r'"(multipleOf|pattern|patternProperties|allOf|oneOf|not|if|dependent\w+)"')
 _REPEATS = re.compile(r"[{%]")
+_PATIENCE = 5.0  # seconds for all of it, where the machine has other things to do
+_ready: list[subprocess.Popen[bytes]] = []  # at most one or two, that wait for something to try
 _CHILD = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from pyllm.grammar import child; child()"
 
 
@@ -115,32 +117,53 @@ def surely_cheap(constraint: Constraint) -> bool:
     return len(text) <= (8192 if schemas else 200) and not (_MULTIPLIES if schemas else _REPEATS).search(text)
 
 
+def prepare_trial() -> None:
+    """Starts the next check_cost()'s process ahead: it takes a third of a second to get ready."""
+    with suppress(OSError):
+        _ready.append(_start())
+
+
 def check_cost(constraint: Constraint) -> None:
     """PyllmError when the constraint takes too much time or memory to compile. A process of its own tries,
     because nothing else can be stopped half-way; what else is wrong with it, compiled() says."""
-    command = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
     try:
-        done: subprocess.CompletedProcess[bytes] | None = subprocess.run(
-            command, input=json.dumps(asdict(constraint)).encode(), capture_output=True, timeout=10
-        )
-    except OSError as error:
-        raise PyllmError(f"constraint: no process can be started to try it: {error}") from error
-    except subprocess.TimeoutExpired:
-        done = None
-    if done and done.returncode > 0:
-        last = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
+        process = _ready.pop()
+        if process.poll() is not None:
+            raise IndexError
+    except IndexError:
+        try:
+            process = _start()
+        except OSError as error:
+            raise PyllmError(f"constraint: no process can be started to try it: {error}") from error
+    with process:
+        try:
+            stderr = process.communicate(json.dumps(asdict(constraint)).encode(), timeout=_PATIENCE)[1]
+        except subprocess.TimeoutExpired:
+            process.kill()
+            stderr = b""
+    if process.returncode > 0:
+        last = stderr.decode("utf-8", "replace").strip().splitlines()[-1:]
         raise PyllmError(f"constraint: trying it failed: {''.join(last)[:300]}")
-    if not done or done.returncode != 0:  # ended by the system
+    if process.returncode != 0:  # ended by the system, or here
         raise PyllmError(
             f"constraint: expected one that is compiled in {MAX_SECONDS:g} s; make it smaller: fewer "
             "properties and alternatives, shorter patterns, smaller bounds"
         )
 
 
+def _start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-I", "-c", _CHILD, json.dumps(sys.path)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe)
+
+
 def child() -> None:
     """The process of check_cost: ends with 0 in time, or by the system's hand."""
     from llguidance import LLTokenizer
 
+    tokenizer = LLTokenizer("byte")
+    if not (given := sys.stdin.buffer.read()):
+        return  # the parent has ended without a need for it
     try:
         import resource
         import signal
@@ -150,9 +173,9 @@ def child() -> None:
         signal.setitimer(signal.ITIMER_PROF, MAX_SECONDS)
     except (ImportError, OSError, ValueError):
         pass  # the parent's patience has to do
-    values = json.load(sys.stdin)
+    values = json.loads(given)
     for name in ("text", "around"):
         if values["kind"] == "lark" or name == "around":
             values[name] = re.sub(r"<\[\d+\]>", "/x/", values[name])  # of a vocabulary that is not here
     with suppress(PyllmError):  # said again where the whole vocabulary is
-        compiled(Constraint(**values), LLTokenizer("byte"))
+        compiled(Constraint(**values), tokenizer)

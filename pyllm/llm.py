@@ -74,16 +74,20 @@ class LLM:
     the file's own, which saves memory and costs time.
     context: tokens that one sequence may have, 0 for what the model was made for.
     kv_bytes: memory for keys and values, 0 to decide by what is free. kv_type: what they are kept in, "f16",
-    "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %) or "q4_0" (28 %, at a loss).
+    "q8_0" (about half the memory), "q8_q4" (keys in 8 bits, values in 4: 40 %), "q6_q4" (34 %) or
+    "q4_0" (28 %, at a loss).
     max_batch_tokens: tokens computed in one step. max_sequences: sequences running at once, 0 to decide.
     prefix_cache: reuse the keys and values of prompts that begin alike.
     device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where one can be used. gpu_layers: how many of the last
     layers go there, None for as many as fit; `pyllm plan` tells beforehand.
+    activations: gathers what flows through the model (pyllm.calibration).
 
     Several threads may use one LLM; whatever they ask for runs in one continuous batch. close() it, or use it
     as a context manager; one that is dropped closes itself. Errors are PyllmError.
     Attributes: tokenizer, template, config (a Config), context (tokens), device (a text), load_s (seconds).
     """
+
+    _computes: Mapping[str, Any] | None = None
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class LLM:
         prefix_cache: bool = True,
         device: str = "auto",
         gpu_layers: int | None = None,
+        activations: _core.Activations | None = None,
     ) -> None:
         from pyllm import _core
         from pyllm.masks import Masks
@@ -118,6 +123,7 @@ class LLM:
         if packing and not packing.found and sys.platform != "darwin":
             plan.check_weights()
         compute: dict[str, Any] = {"threads": threads, "isa": isa, "precise": precise, "kv_type": kv_type}
+        compute["activations"] = activations
         if plan.uses_device:
             compute |= {"layer_devices": plan.layer_devices, "head_device": plan.head_device}
             compute["embedding_device"] = plan.embedding_device
@@ -152,6 +158,15 @@ class LLM:
             layers=weights.layers,
             kv_bytes_per_token=weights.kv_block_bytes // 16,
         )
+        # All that changes the bits of keys and values, and their form.
+        self._computes = {
+            "isa": _core.active_isa(isa),
+            "precise": precise,
+            "kv_type": kv_type,
+            "device": self.device,
+            "layers": list(plan.layer_devices),
+            "embedding": plan.embedding_device,
+        }
         self._own(engine, tokenizer, file, config, time.perf_counter() - started, packing, masks)
         if packing:
             packing.keep(whole=not plan.uses_device)
@@ -349,6 +364,61 @@ class LLM:
     def cancel(self, request: Request[Any]) -> None:
         """Ends a request in the engine, if it still runs there."""
         self._thread.cancel(request.id)
+
+    # -- keys and values ---------------------------------------------------------------------------------------
+
+    def save_kv(
+        self, tokens: Sequence[int], path: str | os.PathLike[str], stop: Callable[[], None] = lambda: None
+    ) -> int:
+        """Writes the keys and values that the prefix cache holds of the beginning of `tokens` to a file that
+        only the user may read, and that appears when it is whole. Returns the tokens written (whole blocks);
+        0: none, and no file.
+
+        stop: called often; may raise, to end it. OSError, PyllmError.
+        """
+        from pathlib import Path
+
+        from pyllm import kv_file
+
+        content, key, name = self._kv_identity(threads=1)
+        return kv_file.save(self._thread.engine, tokens, Path(path), content, key, name, stop)
+
+    def load_kv(self, path: str | os.PathLike[str]) -> list[int]:
+        """Puts what save_kv() wrote into the prefix cache, as far as there is room; the tokens that need not be
+        computed any more. The same bits come of it as of computing them.
+
+        PyllmError says why it cannot be used: damaged, or computed by another model, engine, device or kv_type.
+        """
+        from pathlib import Path
+
+        from pyllm import kv_file
+        from pyllm.pack_file import BadPackError
+        from pyllm.private_files import UntrustedError
+
+        try:
+            content, key, _ = self._kv_identity()
+            return kv_file.load(self._thread.engine, Path(path), content, key, self.config.vocab)
+        except UntrustedError as error:
+            raise PyllmError(str(error)) from error
+        except BadPackError as error:
+            raise PyllmError(f"{path}: {error}") from error
+        except OSError as error:
+            raise PyllmError(f"{path}: {error.strerror or error}") from error
+
+    def _kv_identity(self, threads: int = 0) -> tuple[str, str, str]:
+        """The model's content, what computes here, and the model's name."""
+        from pathlib import Path
+
+        from pyllm import kv_file, packs
+        from pyllm.pack_file import BadPackError
+
+        if self._computes is None:
+            raise PyllmError("this engine's keys and values cannot be kept")
+        try:
+            content = packs.model_content(self._file, threads)
+        except BadPackError as error:
+            raise PyllmError(str(error)) from error
+        return content, kv_file.fingerprint(self._computes), Path(self._file.path).name
 
     # -- the model ---------------------------------------------------------------------------------------------
 

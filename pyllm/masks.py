@@ -36,15 +36,20 @@ class Masks:
     def states(self, constraint: Constraint, n: int, trusted: bool = True) -> list[Any]:
         """For `n` streams that begin. PyllmError says what is wrong with the constraint. Not trusted: one that
         takes too long to compile is refused."""
-        from pyllm.grammar import check_cost, compiled, surely_cheap
+        from pyllm.grammar import check_cost, compiled, prepare_trial, surely_cheap
 
         with self._lock:
             if self._vocabulary is None:
+                if not trusted:
+                    prepare_trial()
                 self._vocabulary = self._build()
             found = self._compiled.get(constraint)
         if found is None:
             if not trusted and not surely_cheap(constraint):
-                check_cost(constraint)
+                try:
+                    check_cost(constraint)
+                finally:
+                    prepare_trial()
             found = compiled(constraint, self._vocabulary)
         with self._lock:
             self._compiled[constraint] = found

@@ -1,4 +1,5 @@
-"""The file that holds a model's packed weights: written once, front to back, and never changed again.
+"""The file that holds a model's packed weights: written once, front to back, and never changed again. (Or keys
+and values of a text: see kv_file.py.)
 
 The weights' bytes come first, each weight at a multiple of 64. Then a JSON document tells where each one lies,
 with a SHA-256 of every 8 MiB of the bytes; then come the document's SHA-256, its length, and a magic number.
@@ -51,9 +52,10 @@ def write(
     packing: str,
     model: str,
     stop: Callable[[], None],
+    sync: bool = True,
 ) -> About:
     """Writes a whole file into the empty `fd` and syncs it. `stop` is called often and may raise to end it.
-    OSError when the disk is full or fails."""
+    OSError when the disk is full or fails. Not `sync`: a loss of power may leave what verify() refuses."""
     places: list[tuple[str, int, int]] = []
     blocks: list[str] = []
     digest = hashlib.sha256()
@@ -67,7 +69,7 @@ def write(
             digest.update(part)
         _write_all(fd, waiting)
         blocks.append(digest.hexdigest())
-        if len(blocks) % 8 == 0:
+        if sync and len(blocks) % 8 == 0:
             os.fsync(fd)  # little by little: the last one cannot be interrupted
         waiting, size, digest = [], 0, hashlib.sha256()
 
@@ -93,7 +95,8 @@ def write(
     document = json.dumps(asdict(about)).encode()
     _write_all(fd, [memoryview(document + _END.pack(hashlib.sha256(document).digest(), len(document), MAGIC))])
     stop()
-    os.fsync(fd)
+    if sync:
+        os.fsync(fd)
     seal(fd, about)
     stop()
     return about
@@ -109,12 +112,12 @@ def read(fd: int) -> About:
     size = os.fstat(fd).st_size
     if size < _END.size:
         raise BadPackError("too short")
-    digest, length, magic = _END.unpack(_read(fd, size - _END.size, _END.size))
+    digest, length, magic = _END.unpack(read_at(fd, size - _END.size, _END.size))
     if magic != MAGIC:
-        raise BadPackError("it does not end as a file of packed weights does: cut off, or something else")
+        raise BadPackError("it does not end as a pack does: cut off, or something else")
     if length > min(LONGEST, size - _END.size):
         raise BadPackError("its end tells an impossible length")
-    document = _read(fd, size - _END.size - length, length)
+    document = read_at(fd, size - _END.size - length, length)
     if hashlib.sha256(document).digest() != digest:
         raise BadPackError("its description does not match its checksum")
     try:
@@ -154,7 +157,7 @@ def digests(fd: int, parts: Sequence[tuple[int, int]], threads: int = 0) -> list
 def _digest(fd: int, offset: int, count: int) -> bytes:
     digest = hashlib.sha256()
     for at in range(offset, offset + count, 1 << 20):
-        digest.update(_read(fd, at, min(1 << 20, offset + count - at)))
+        digest.update(read_at(fd, at, min(1 << 20, offset + count - at)))
     return digest.digest()
 
 
@@ -185,7 +188,8 @@ def _whole(value: object) -> int:
     return value
 
 
-def _read(fd: int, offset: int, count: int) -> bytes:
+def read_at(fd: int, offset: int, count: int) -> bytes:
+    """Bytes of a file. BadPackError when it ends before."""
     data = os.pread(fd, count, offset)
     while len(data) < count:
         more = os.pread(fd, count - len(data), offset + len(data))

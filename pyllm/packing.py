@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pyllm import _core, packs
 from pyllm.pack_file import BadPackError
-from pyllm.packs import UntrustedError
+from pyllm.private_files import UntrustedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

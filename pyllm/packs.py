@@ -13,21 +13,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
-import shutil
-import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyllm import pack_file
-from pyllm.amounts import parse_bytes
 from pyllm.errors import PyllmError
 from pyllm.models import home
 from pyllm.pack_file import BadPackError
+from pyllm.private_files import (
+    UntrustedError,
+    allowance,
+    bytes_of,
+    drop_oldest,
+    files,
+    new_file,
+    opened,
+    prepare_folder,
+    used_at,
+)
 from pyllm.progress import megabytes
 
 if TYPE_CHECKING:
@@ -37,10 +43,6 @@ LIMIT = 20 * 10**9
 # A smaller model packs while its vocabulary is opened beside it.
 SMALLEST = 64 << 20
 _RACY_NS = 2 * 10**9  # a file changed this recently can change again without its times telling
-
-
-class UntrustedError(Exception):
-    """The folder or a file could have been written by someone else."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,7 @@ def folder() -> Path:
 
 def limit() -> int:
     """Bytes that the folder may hold. PyllmError when PYLLM_PACK_LIMIT is no amount."""
-    if chosen := os.environ.get("PYLLM_PACK_LIMIT", "").strip():
-        try:
-            return parse_bytes(chosen)
-        except ValueError as error:
-            raise PyllmError(f"PYLLM_PACK_LIMIT: {error}") from None
-    existing = next(path for path in (folder(), *folder().parents) if path.exists())
-    return min(LIMIT, (shutil.disk_usage(existing).free + _bytes(_files(".pack"))) // 2)
+    return allowance("PYLLM_PACK_LIMIT", LIMIT, folder(), _files(".pack"))
 
 
 def packing() -> str:
@@ -87,7 +83,7 @@ def known_content(identities: Sequence[tuple[int, ...]]) -> str | None:
 
 def _content(note: Path) -> str | None:
     try:
-        with _opened(note) as fd:
+        with opened(note) as fd:
             text = os.read(fd, 65).decode("ascii", "replace")
     except (OSError, UntrustedError):
         return None
@@ -110,6 +106,17 @@ def content_of(paths: Sequence[str], identities: Sequence[tuple[int, ...]], thre
     return digest.hexdigest()
 
 
+def model_content(file: _core.GgufFile, threads: int = 0) -> str:
+    """The content of a model that is open, noted for next time where possible. BadPackError, OSError."""
+    content = known_content(file.identities)
+    if content is None:
+        content = content_of(file.paths, file.identities, threads)
+        with contextlib.suppress(OSError, UntrustedError):
+            prepare()
+            remember(file.identities, content)
+    return content
+
+
 def identity_of(fd: int) -> tuple[int, ...]:
     """As GgufFile.identities, of a file that is open."""
     found = os.fstat(fd)
@@ -120,7 +127,7 @@ def remember(identities: Sequence[tuple[int, ...]], content: str) -> None:
     """Notes a model's content, so that it need not be read again. OSError."""
     if any(time.time_ns() - max(identity[3:]) < _RACY_NS for identity in identities):
         return
-    with _new_file(_note(identities)) as fd:
+    with new_file(_note(identities)) as fd:
         os.write(fd, content.encode())
 
 
@@ -148,7 +155,7 @@ def open_pack(path: Path, content: str) -> _core.PackedWeights | None:
     from pyllm import _core
 
     try:
-        with _opened(path) as fd:
+        with opened(path) as fd:
             about = pack_file.read(fd)
             if (about.content, about.packing) != (content, packing()):
                 raise BadPackError("it belongs to another model")
@@ -175,7 +182,7 @@ def keep(
         return
     views = [(piece.name, memoryview(piece)) for piece in pieces]
     make_room(sum(len(view) for _, view in views))
-    with _new_file(path) as fd:
+    with new_file(path) as fd:
         pack_file.write(fd, views, content, packing(), model, stop)
 
 
@@ -185,14 +192,7 @@ def keep(
 def prepare() -> None:
     """Makes the folder, and deletes what killed processes left half written. UntrustedError when others could
     write to it; OSError."""
-    import fcntl
-
-    folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check(folder(), os.lstat(folder()), stat.S_ISDIR)
-    for path in _files(".partial"):
-        with contextlib.suppress(OSError, UntrustedError), _opened(path) as fd:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a writer that lives holds it
-            path.unlink(missing_ok=True)
+    prepare_folder(folder())
 
 
 def make_room(needed: int) -> None:
@@ -204,12 +204,9 @@ def make_room(needed: int) -> None:
             f"{folder()}: {megabytes(needed)} are needed, {megabytes(most)} may be taken "
             "(half of what is free, or PYLLM_PACK_LIMIT)"
         )
-    kept = sorted(_files(".pack"), key=lambda path: -_used(path))
-    while kept and _bytes(kept) + needed > most:
-        kept.pop().unlink(missing_ok=True)
-    contents = {path.name[:32] for path in kept}
+    contents = {path.name[:32] for path in drop_oldest(_files(".pack"), most - needed)}
     for note in _files(".content"):
-        with contextlib.suppress(OSError, UntrustedError), _opened(note) as fd:
+        with contextlib.suppress(OSError, UntrustedError), opened(note) as fd:
             if os.read(fd, 32).decode("ascii", "replace") not in contents:
                 note.unlink(missing_ok=True)
 
@@ -220,21 +217,21 @@ def packs() -> list[Pack]:
     for path in _files(".pack"):
         model = problem = ""
         try:
-            with _opened(path) as fd:
+            with opened(path) as fd:
                 about = pack_file.read(fd)
                 model = about.model
                 if about.packing != packing():
                     problem = "packed by another version"
         except (OSError, UntrustedError, BadPackError) as error:
             problem = str(error)
-        found.append(Pack(path, _bytes([path]), _used(path), model, problem))
+        found.append(Pack(path, bytes_of([path]), used_at(path), model, problem))
     return sorted(found, key=lambda pack: -pack.used)
 
 
 def verify(pack: Pack) -> str:
     """Why the file is not what was written, after reading all of it; "" when it is."""
     try:
-        with _opened(pack.path) as fd:
+        with opened(pack.path) as fd:
             pack_file.verify(fd, pack_file.read(fd))
     except (OSError, UntrustedError, BadPackError) as error:
         return str(error)
@@ -249,7 +246,7 @@ def forget(paths: Sequence[Path]) -> int:
     if content is None:
         return 0
     gone = [note, *(path for path in _files(".pack") if path.name.startswith(content[:32]))]
-    freed = _bytes(gone)
+    freed = bytes_of(gone)
     for path in gone:
         path.unlink(missing_ok=True)
     return freed
@@ -258,69 +255,11 @@ def forget(paths: Sequence[Path]) -> int:
 def clear() -> int:
     """Deletes all that is kept; the bytes freed. OSError."""
     paths = [path for suffix in (".pack", ".partial", ".content") for path in _files(suffix)]
-    freed = _bytes(paths)
+    freed = bytes_of(paths)
     for path in paths:
         path.unlink(missing_ok=True)
     return freed
 
 
 def _files(suffix: str) -> list[Path]:
-    try:
-        return [folder() / name for name in os.listdir(folder()) if name.endswith(suffix)]
-    except OSError:
-        return []
-
-
-def _bytes(paths: Iterable[Path]) -> int:
-    total = 0
-    for path in paths:
-        with contextlib.suppress(OSError):  # another process deletes too
-            total += path.lstat().st_size
-    return total
-
-
-def _used(path: Path) -> float:
-    try:
-        return path.lstat().st_atime
-    except OSError:
-        return 0.0
-
-
-def _check(path: Path, found: os.stat_result, kind: Callable[[int], bool]) -> None:
-    """UntrustedError unless only the user and root can have made or changed it."""
-    if not kind(found.st_mode):
-        raise UntrustedError(f"{path}: not what is expected there")
-    if found.st_uid not in (os.geteuid(), 0):
-        raise UntrustedError(f"{path}: belongs to another user")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UntrustedError(f"{path}: other users may write to it")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        _check(path, os.fstat(fd), stat.S_ISREG)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[int]:
-    """An empty file that takes `path`'s place when the block ends well, and vanishes when it does not."""
-    import fcntl
-
-    while True:
-        partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink:  # else prepare() of another process came between
-            break
-        os.close(fd)
-    try:
-        yield fd
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-        os.close(fd)
+    return files(folder(), suffix)

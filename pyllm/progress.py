@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Progress(Protocol):
-    """What a long job reports to. Amounts are bytes; a total of 0 means unknown."""
+    """What a long job reports to. Amounts are bytes, or steps where it says so; a total of 0 means unknown."""
 
     def start(self, title: str, total: int) -> None: ...
     def update(self, done: int) -> None: ...
@@ -20,10 +20,13 @@ class Progress(Protocol):
 
 
 class LineProgress:
-    """One line when a step starts: for logs and pipes."""
+    """One line when a step starts: for logs and pipes. counts: amounts are no bytes."""
+
+    def __init__(self, counts: bool = False) -> None:
+        self._counts = counts
 
     def start(self, title: str, total: int) -> None:
-        self.note(f"{title} ({megabytes(total)})" if total else title)
+        self.note(f"{title} ({megabytes(total)})" if total and not self._counts else title)
 
     def update(self, done: int) -> None:
         pass
@@ -36,9 +39,10 @@ class LineProgress:
 
 
 class BarProgress:
-    """A bar that moves, with rate and time left."""
+    """A bar that moves, with rate and time left. counts: amounts are no bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, counts: bool = False) -> None:
+        self._counts = counts
         self._rich: RichProgress | None = None
         self._task: TaskID | None = None
 
@@ -48,17 +52,18 @@ class BarProgress:
             from rich.progress import (
                 BarColumn,
                 DownloadColumn,
+                MofNCompleteColumn,
                 TextColumn,
                 TimeRemainingColumn,
                 TransferSpeedColumn,
             )
             from rich.progress import Progress as RichProgress
 
+            amounts = (MofNCompleteColumn(),) if self._counts else (DownloadColumn(), TransferSpeedColumn())
             self._rich = RichProgress(
                 TextColumn("{task.description}"),
                 BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
+                *amounts,
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
                 transient=True,
@@ -84,9 +89,10 @@ class BarProgress:
             self._rich = self._task = None
 
 
-def default_progress() -> Progress:
-    """A bar when standard error is a terminal, else lines."""
-    return BarProgress() if sys.stderr is not None and sys.stderr.isatty() else LineProgress()
+def default_progress(counts: bool = False) -> Progress:
+    """A bar when standard error is a terminal, else lines. counts: amounts are no bytes."""
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    return BarProgress(counts) if terminal else LineProgress(counts)
 
 
 def megabytes(count: int) -> str:

@@ -19,6 +19,7 @@ from pyllm.vocabulary import Metadata, TokenType, Vocabulary, merges, read_vocab
 
 _SPECIAL = (TokenType.CONTROL, TokenType.UNKNOWN)
 _SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
+_KEPT = 16384  # texts of tokens: some hundred bytes each
 
 
 class Model(Protocol):
@@ -54,6 +55,7 @@ class Tokenizer:
         self.pad = vocabulary.pad
         self.stop_ids = vocabulary.stop_ids
         self.add_bos = add_bos and self.bos is not None
+        self.whole: dict[int, str] = {}  # texts met so far that do not depend on what stands around them
         self._model = model
         self._special = self.special_tokens()
 
@@ -215,9 +217,21 @@ class Detokenizer:
         self._visible = frozenset(visible)
         self._strip_space = strip_space
         self._decoder: Any = codecs.getincrementaldecoder("utf-8")("replace")
+        self._whole = tokenizer.whole
+        self._between = not strip_space  # characters: what comes now means what it always means
 
     def push(self, token: int) -> str:
         """The text that this token completes; empty while a character still lacks bytes."""
+        if self._between and (known := self._whole.get(token)) is not None:
+            return known
+        between = self._between
+        text = self._push(token)
+        self._between = not self._decoder.buffer and not self._strip_space
+        if between and self._between and len(self._whole) < _KEPT and not self._tokenizer.is_special(token):
+            self._whole[token] = text
+        return text
+
+    def _push(self, token: int) -> str:
         piece = self._tokenizer.piece_bytes(token)
         if self._tokenizer.is_special(token):
             if self._skip_special and token not in self._visible:
@@ -227,8 +241,6 @@ class Detokenizer:
         elif self._strip_space:
             self._strip_space = False
             piece = piece.removeprefix(b" ")
-        if piece.isascii() and not self._decoder.buffer:
-            return piece.decode("ascii")
         text: str = self._decoder.decode(piece)
         return text
 

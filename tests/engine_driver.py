@@ -20,6 +20,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[tuple[float, list[tuple[int, float]]]] = field(default_factory=list)
     logits: list[npt.NDArray[np.float32]] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
     embedding: npt.NDArray[np.float32] | None = None
     finish_reason: str | None = None
     detail: str = ""
@@ -41,7 +42,8 @@ class Driver:
         params = {"temperature": 0.0, "max_tokens": 4} | params
         options = options or {}
         self.engine.submit(id, tokens, _core.SamplingParams(**params), **options)
-        for index in range(1 if options.get("want_logits") or "pooling" in options else params.get("n", 1)):
+        alone = {"want_logits", "pooling", "score_from"} & set(options)
+        for index in range(1 if alone else params.get("n", 1)):
             self.answers[id, index] = Answer()
 
     def step(self) -> None:
@@ -53,6 +55,8 @@ class Driver:
                 answer.logprobs.append((event.logprob, event.top_logprobs))
             if event.logits is not None:
                 answer.logits.append(event.logits)
+            if event.scores is not None:
+                answer.scores += event.scores.tolist()
             if event.embedding is not None:
                 answer.embedding = event.embedding
             answer.finish_reason, answer.detail = event.finish_reason, event.detail
@@ -114,3 +118,16 @@ def fake_greedy(prompt: Sequence[int], count: int) -> list[int]:
     for _ in range(count):
         history.append(int(fake_logits(history).argmax()))
     return history[len(prompt) :]
+
+
+def logits_of(engine: _core.Engine, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    """[token, vocab] of a prompt, in an engine that has nothing else to do."""
+    engine.submit(1, tokens, _core.SamplingParams(), want_logits=True)
+    rows = []
+    while True:
+        for event in engine.step(1.0):
+            assert event.finish_reason != "error", event.detail
+            if event.logits is not None:
+                rows.append(event.logits)
+            if event.finish_reason:
+                return np.concatenate(rows)

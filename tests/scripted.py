@@ -28,11 +28,11 @@ class FakeTemplate:
 
 
 @contextmanager
-def scripted(answer: Callable[[], str]) -> Iterator[tuple[Serving, FakeTemplate]]:
+def scripted(answer: Callable[[], str], pause: float = 0.0) -> Iterator[tuple[Serving, FakeTemplate]]:
     template = FakeTemplate()
 
     def load() -> LLM:
-        llm = fake_llm(FakeEngine(lambda prompt: answer().encode()))
+        llm = fake_llm(FakeEngine(lambda prompt: answer().encode(), pause))
         llm._template = template  # type: ignore[assignment]
         return llm
 

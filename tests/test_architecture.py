@@ -24,7 +24,7 @@ MAY_INCLUDE = {
     "python": {"python", "engine", "model", "backend", "gguf", "text", "quantize", "quant", "core"},
 }
 DEVICES = ("backend/cpu/", "backend/cuda/")
-PURE = ("engine/scheduler", "engine/block_pool", "engine/prefix_cache")
+PURE = ("engine/scheduler", "engine/block_pool", "engine/prefix_cache", "engine/held_prefix")
 
 
 def layer(path: str) -> str:
@@ -156,8 +156,11 @@ ABOVE = {
     "server": 3,
     "bench": 3,
     "chat": 3,
+    "calibration": 3,
     "quantize": 3,
+    "prune": 3,
     "perplexity": 3,
+    "evaluate": 3,
     "llm": 2,
     "errors": 0,
 }  # everything else: 1

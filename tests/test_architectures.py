@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from engine_driver import logits_of
 
 from pyllm import _core
 
@@ -35,16 +36,7 @@ def engine_of(case: str, isa: str, **options: int) -> _core.Engine:
 
 
 def logits(case: str, isa: str, **options: int) -> Logits:
-    engine = engine_of(case, isa, **options)
-    engine.submit(1, golden(case)["tokens"], _core.SamplingParams(), want_logits=True)
-    rows = []
-    while True:
-        for event in engine.step(1.0):
-            assert event.finish_reason != "error", event.detail
-            if event.logits is not None:
-                rows.append(event.logits)
-            if event.finish_reason:
-                return np.concatenate(rows)
+    return logits_of(engine_of(case, isa, **options), golden(case)["tokens"])
 
 
 def embedding(case: str, isa: str, pooling: str, **options: int) -> npt.NDArray[np.float32]:

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from pyllm.batch.answers import answer_line, error_line
 from pyllm.batch.forms import Forms
-from pyllm.batch.job import Job
+from pyllm.batch.job import Counts, Job
 from pyllm.batch.output import LockedError, Output
+from pyllm.batch.progress import described, seconds_left, share
 from pyllm.batch.reading import MAX_RECORD, read_csv, read_lines
 from pyllm.batch.row import Record, Row, RowError, read_answer_id, row_seed
 from pyllm.batch.window import BLOCK, Ready, Window
@@ -546,3 +547,15 @@ def test_the_window_is_bounded_by_bytes_too() -> None:
     assert window.full
     window.take()
     assert not window.full
+
+
+def test_progress_shows_work_before_the_first_row_and_no_guess_from_too_few() -> None:
+    counts = Counts(running=8, computed=512, seconds=2.0)
+    assert described(counts) == "0 rows, 8 running, 512 tokens computed"
+    assert (share(counts, 1000), seconds_left(counts, 1000)) == (0.0, None)
+    counts.rows, counts.size, counts.completion_tokens = 3, 30, 40
+    assert described(counts) == "3 rows, 8 running, 20 tokens/s"
+    assert seconds_left(counts, 1000) is None  # the short ones finish first
+    counts.rows, counts.size = 20, 250
+    assert seconds_left(counts, 1000) == pytest.approx(6.0)
+    assert seconds_left(counts, 0) is None

@@ -82,6 +82,12 @@ def test_help_lists_every_command(run):
         assert f"\n  {command} " in result.stdout
 
 
+def test_an_unknown_command_names_the_nearest(run):
+    result = run("chta")
+    assert result.returncode == 2
+    assert "No such command 'chta'. Did you mean chat?" in result.stderr
+
+
 def test_help_imports_nothing_heavy(run):
     code = (
         "import sys\nfrom pyllm.cli.app import app\n"

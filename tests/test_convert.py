@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tokenizers
 from click.testing import CliRunner, Result
+from engine_driver import logits_of
 
 from pyllm import _core
 from pyllm.cli.app import app
@@ -34,16 +35,8 @@ def run(*arguments: object) -> Result:
 
 
 def logits(path: Path, tokens: np.ndarray) -> np.ndarray:
-    engine = _core.Engine(_core.Model(_core.GgufFile(path), threads=1), kv_bytes=2**22)
-    engine.submit(1, tokens, _core.SamplingParams(), want_logits=True)
-    rows = []
-    while True:
-        for event in engine.step(1.0):
-            assert event.finish_reason != "error", event.detail
-            if event.logits is not None:
-                rows.append(event.logits)
-            if event.finish_reason:
-                return np.concatenate(rows)
+    model = _core.Model(_core.GgufFile(path), threads=1)
+    return logits_of(_core.Engine(model, kv_bytes=2**22), tokens)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -83,6 +76,20 @@ def test_tokens_equal_those_of_the_folder(case: str, tmp_path: Path) -> None:
     assert vocabulary.tokens[vocabulary.eos] in (b"<eos>", b"<|end|>")
     template = ChatTemplate.from_gguf(_core.GgufFile(out), ours)
     assert template.render([{"role": "user", "content": "as it is"}]) == "as it is"
+
+
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    folder, out = Path(shutil.copytree(FOLDERS / "qwen2", tmp_path / "bad")), tmp_path / "out.gguf"
+    place = read_folder(folder)["model.norm.weight"]
+    with open(place.path, "r+b") as file:
+        file.seek(place.start + 2 * 3)
+        file.write(b"\xc0\x7f")  # NaN in bfloat16
+    done = run("convert", folder, out)
+    assert done.exit_code == 1
+    assert "output_norm.weight: the weight in row 0, column 3 is nan" in done.stderr
+    assert not out.exists()
+    assert run("convert", folder, out, "--allow").exit_code == 0
+    assert {t["bad"] for t in json.loads(run("inspect", out, "--json").stdout)["tensors"]} == {0}
 
 
 def test_quantize_takes_a_folder(tmp_path: Path) -> None:

@@ -161,6 +161,33 @@ def test_logits_of_every_prompt_token() -> None:
             np.testing.assert_array_equal(np.concatenate(answers[id, 0].logits), expected)
 
 
+@pytest.mark.parametrize("max_batch_tokens", [1, 7, 512])
+def test_scores_of_prompt_tokens(max_batch_tokens: int) -> None:
+    tokens = prompt(50)
+    rows = np.array([fake_logits(tokens[: i + 1]) for i in range(49)], np.float64)
+    logprobs = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    expected = logprobs[np.arange(49), tokens[1:]]
+    driver = Driver(engine(max_batch_tokens=max_batch_tokens))
+    for start in (1, 30, 49):
+        driver.submit(start, tokens, options={"score_from": start})
+    driver.run()
+    driver.submit(99, tokens, options={"score_from": 40})  # what is before may be cached, what is scored is not
+    for start, answer in ((start, driver.answers[start, 0]) for start in (1, 30, 49)):
+        assert (answer.finish_reason, answer.tokens, answer.prompt_tokens) == ("length", [], 50)
+        np.testing.assert_allclose(answer.scores, expected[start - 1 :], atol=1e-6)
+    again = driver.run()[99, 0]
+    assert again.cached_tokens == 32
+    assert again.scores == driver.answers[1, 0].scores[39:]
+
+
+@pytest.mark.parametrize(
+    "options", [{"score_from": 0}, {"score_from": 5}, {"score_from": 1, "want_logits": True}]
+)
+def test_scores_that_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(PyllmError, match=r"score_from: expected (1 to 4 for 5 tokens|one of them at most)"):
+        engine().submit(1, prompt(5), _core.SamplingParams(), **options)
+
+
 def test_priority_goes_first() -> None:
     driver = Driver(engine(max_sequences=1))
     driver.submit(1, prompt(10), max_tokens=50)

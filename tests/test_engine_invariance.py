@@ -17,7 +17,7 @@ from pyllm.shapes import write_model
 VOCAB = 320
 LENGTHS = [3, 16, 40, 97, 150, 260]
 MODELS = {"llama": "Q4_K", "qwen2": "q4_k_m", "qwen3": "F16", "gemma3": "Q8_0"}
-KV_TYPES = {"qwen2": "q8_0", "qwen3": "q4_0", "gemma3": "q8_q4"}  # the other: f16
+KV_TYPES = {"qwen2": "q8_0", "qwen3": "q4_0", "gemma3": "q6_q4"}  # the other: f16
 Steps = list[tuple[int, float, list[tuple[int, float]]]]
 
 

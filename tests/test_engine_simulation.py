@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ["cpp/engine/block_pool.cc", "cpp/engine/prefix_cache.cc", "cpp/engine/scheduler.cc"]
+SOURCES = [f"cpp/engine/{name}.cc" for name in ("block_pool", "prefix_cache", "held_prefix", "scheduler")]
 
 
 def compiled(name: str, folder: Path) -> Path:

@@ -512,7 +512,7 @@ def test_writers_and_sweepers(home: Path) -> None:
     thread.start()
     try:
         for i in range(200):
-            with packs._new_file(home / f"{i}.pack") as fd:
+            with packs.new_file(home / f"{i}.pack") as fd:
                 os.write(fd, b"x" * 10)
     finally:
         stop.set()

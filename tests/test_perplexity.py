@@ -11,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 pytest.importorskip("pyllm._core")
 from pyllm import LLM
+from pyllm.cli.app import app
 from pyllm.errors import PyllmError
 from pyllm.perplexity import perplexity
 from pyllm.shapes import write_model
@@ -104,3 +106,31 @@ def test_the_command(models: tuple[Path, Path], tmp_path: Path) -> None:
     done = run(models[0], "-f", tmp_path / "none.txt")
     assert done.returncode == 2
     assert "none.txt" in done.stderr
+
+
+def test_several_models_and_their_picture(models: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    (tmp_path / "text").write_text(TEXT)
+    options = [
+        "perplexity",
+        *map(str, models),
+        "-f",
+        str(tmp_path / "text"),
+        "--window",
+        "16",
+        "--windows",
+        "2",
+    ]
+    picture = tmp_path / "curve.png"
+    done = CliRunner().invoke(app, [*options, "--reference", str(models[0]), "--plot", str(picture), "--json"])
+    assert done.exit_code == 0, done.output
+    same, other = json.loads(done.stdout)["models"]
+    assert (same["model"], same["file_bytes"]) == (str(models[0]), models[0].stat().st_size)
+    assert same["kl_mean"] == pytest.approx(0, abs=1e-12)
+    assert other["kl_mean"] > 0.01
+    assert other["reference_perplexity"] == same["perplexity"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    done = CliRunner().invoke(app, options)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["MODEL", *map(str, models)]
+    done = CliRunner().invoke(app, [*options, "--plot", str(tmp_path / "curve.gguf")])
+    assert "ends in one of" in done.stderr

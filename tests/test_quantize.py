@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from gguf.constants import GGUFValueType
 from pyllm import _core
 from pyllm.cli.app import app
 from pyllm.errors import PyllmError
+from pyllm.files import new_file
 from pyllm.gguf_writer import Tensor, Value, write_gguf
 from pyllm.mixes import MIXES, Facts, mix_named, mixed_type
 from pyllm.quantize.importance import read_importance
@@ -254,8 +256,27 @@ def test_killed_at_any_moment_the_target_is_old_or_new(tmp_path: Path) -> None:
 
         assert dies(killed) == signal.SIGKILL
         assert out.read_bytes() == b"old"
+    left = list(tmp_path.glob(".out.gguf.*.partial"))
+    assert left
     assert dies(job) == 0
     assert out.read_bytes() == new
+    assert not list(tmp_path.glob(".*"))  # what the killed ones left is gone
+
+
+def test_a_file_that_is_being_written_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].bin"
+    with new_file(path) as first:
+        first.write(b"first")
+        stale = tmp_path / ".a[1].bin.01234567.partial"
+        stale.write_bytes(b"stale")
+        other = tmp_path / ".a1.bin.01234567.partial"
+        other.write_bytes(b"of another file")
+        with new_file(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+        assert not stale.exists()
+    assert path.read_bytes() == b"first"
+    assert sorted(tmp_path.iterdir()) == [other, path]
 
 
 def test_nothing_of_the_process_reaches_the_file(model: Path, tmp_path: Path) -> None:
@@ -365,6 +386,59 @@ def test_experts_without_inputs_count_evenly(tmp_path: Path) -> None:
     sums = np.array([[4.0, 8.0], [0.0, 0.0]])
     found = read_importance(importance_file(tmp_path / "i.gguf", {"x.weight": sums}, [4, 0]))
     assert found["x.weight"].tolist() == [1, 2, 1, 1]
+
+
+def legacy(*entries: tuple[bytes, int, list[float]], count: int | None = None) -> bytes:
+    """llama.cpp's imatrix file of before GGUF."""
+    data = struct.pack("<i", len(entries) if count is None else count)
+    for name, calls, sums in entries:
+        data += struct.pack("<i", len(name)) + name
+        data += struct.pack(f"<ii{len(sums)}f", calls, len(sums), *sums)
+    return data + struct.pack("<i", 7) + struct.pack("<i", 4) + b"text"  # chunks and the text's name
+
+
+def test_the_older_form_means_the_same(model: Path, tmp_path: Path) -> None:
+    name = "blk.0.attn_q.weight"
+    sums = np.random.default_rng(1).gamma(0.5, 1, 256).astype(np.float32)
+    old = tmp_path / "imatrix.dat"
+    old.write_bytes(legacy((name.encode(), 4, sums.tolist()), (b"none", 0, [0.0] * 32)))
+    new = importance_file(tmp_path / "imatrix.gguf", {name: sums[None]}, [4])
+    found = read_importance(old)
+    np.testing.assert_array_equal(found[name], read_importance(new)[name])
+    assert found["none"].tolist() == [1.0] * 32
+    outs = []
+    for path in (old, new):
+        assert run(model, tmp_path / "out.gguf", "--type", "q3_k_s", "--importance", path).exit_code == 0
+        outs.append((tmp_path / "out.gguf").read_bytes())
+    assert outs[0] == outs[1]
+
+
+ENTRY = (b"x", 1, [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "ends too early"),
+        (legacy(ENTRY)[:20], "ends too early"),
+        (legacy(ENTRY, count=0), "a count or length of 0"),
+        (legacy(ENTRY, count=-1), "a count or length of -1"),
+        (legacy(ENTRY, count=1 << 30), "a count or length of"),
+        (legacy(ENTRY, count=5), "ends too early"),
+        (struct.pack("<ii", 1, 1 << 30), "a count or length of"),
+        (struct.pack("<ii", 1, 1) + b"x" + struct.pack("<ii", 1, 1 << 28), "ends too early"),
+        (legacy((b"\xff", 1, [1.0])), "a name is no text"),
+        (legacy(ENTRY, ENTRY), "'x' is there twice"),
+        (legacy((b"x", 1, [float("nan")])), "not finite"),
+        (legacy((b"x", 1, [-1.0])), "negative"),
+        (legacy((b"x", -1, [1.0])), "negative"),
+    ],
+)
+def test_older_files_that_mean_harm(tmp_path: Path, data: bytes, said: str) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(data)
+    with pytest.raises(PyllmError, match=rf"imatrix\.dat: not an importance matrix, .*{said}"):
+        read_importance(path)
 
 
 def test_importance_of_another_model_or_none(model: Path, tmp_path: Path) -> None:

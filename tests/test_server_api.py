@@ -383,12 +383,55 @@ def test_a_missing_field_is_named(server: Serving, path: str, body: dict[str, An
     assert error.get("param", field) == field  # Anthropic's form has none
 
 
+TEXT = {"type": "text", "text": "Hi"}
+CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
+TOOL = {"name": "f", "parameters": {"type": "object", "x-any": 1}}
+STRICT: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"messages": [*HI, {"role": "user", "content": "a", "contents": "b"}]}, "messages[1].contents"),
+    (CHAT, {"messages": [{"role": "user", "content": [{**TEXT, "txt": 1}]}]}, "messages[0].content[0].txt"),
+    (CHAT, {"messages": HI, "tools": [{"function": {**TOOL, "params": 1}}]}, "tools[0].function.params"),
+    (CHAT, {"messages": HI, "stream_options": {"usage": True}}, "stream_options.usage"),
+    (CHAT, {"messages": HI, "response_format": {"type": "text", "scheme": {}}}, "response_format.scheme"),
+    (MESSAGES, {"messages": HI, "max_tokens": 1, "thinking": {"type": "disabled", "x": 1}}, "thinking.x"),
+    (MESSAGES, {"messages": HI, "max_tokens": 1, "system": [{**TEXT, "cache": 1}]}, "system[0].cache"),
+    (RESPONSES, {"input": [{"role": "user", "content": "a", "contents": 1}]}, "input[0].contents"),
+    (RESPONSES, {"input": "a", "text": {"form": 1}}, "text.form"),
+]
+# What clients send that is known, all of it.
+CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+BLOCK = {**TEXT, "cache_control": {"type": "ephemeral"}}
+WHOLE: list[tuple[str, dict[str, Any]]] = [
+    (
+        CHAT,
+        {"messages": [{"role": "user", "content": [TEXT]}], "tools": [{"type": "function", "function": TOOL}]},
+    ),
+    (CHAT, {"messages": [*HI, {"role": "assistant", "content": None, "refusal": None, "tool_calls": [CALL]}]}),
+    (CHAT, {"messages": HI, "stream_options": {"include_usage": True}, "metadata": {"any": "thing"}}),
+    (MESSAGES, {"messages": [{"role": "user", "content": [BLOCK]}], "system": [BLOCK], "max_tokens": 1}),
+    (MESSAGES, {"messages": HI, "max_tokens": 1, "tools": [{"name": "f", "input_schema": {"type": "object"}}]}),
+    (
+        MESSAGES,
+        {"messages": HI, "max_tokens": 1, "tools": [{"type": "web_search_1", "name": "w", "max_uses": 2}]},
+    ),
+    (RESPONSES, {"input": HI, "tools": [{"type": "function", **TOOL}, {"type": "web_search", "filters": {}}]}),
+]
+
+
 def test_strict_refuses_unknown_fields(llm: LLM, tmp_path: Any) -> None:
     path = tiny_model(tmp_path)
     with serving(lambda: LLM(path, threads=1), strict=True) as strict:
         reply = strict.post("/v1/chat/completions", {"messages": HI, "temprature": 1})
         assert (reply.status, reply.error["param"]) == (400, "temprature")
-        assert strict.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1}).status == 200
+        for path, body, place in STRICT:
+            reply = strict.post(path, {"model": "tiny", **body})
+            assert (reply.status, reply.error["message"].split("'")[1]) == (400, place)
+        for path, body in WHOLE:
+            assert strict.post(path, {"model": "tiny", **body}).status == 200
+
+
+def test_without_strict_unknown_fields_are_ignored(server: Serving) -> None:
+    for path, body, _ in STRICT:
+        assert server.post(path, {"model": "tiny", **body}).status == 200
 
 
 def test_text_never_becomes_control_tokens(server: Serving, llm: LLM) -> None:
@@ -482,6 +525,6 @@ def test_log_lines_hold_no_text(server: Serving) -> None:
 
 def test_a_wrong_method_is_told_all_right_ones(server: Serving) -> None:
     reply = server.request("PATCH", "/v1/responses/resp_1")
-    assert (reply.status, reply.headers["allow"]) == (405, "GET, DELETE")
+    assert (reply.status, reply.headers["allow"]) == (405, "DELETE, GET, HEAD")
     assert server.get("/v1/completions").headers["allow"] == "POST"
     assert server.request("DELETE", "/").headers["allow"] == "GET, HEAD"

@@ -64,7 +64,7 @@ def create(client: Any, file: str, **fields: Any) -> Any:
 
 def ended(client: Any, id: str) -> Any:
     deadline = time.monotonic() + 60
-    while (batch := client.batches.retrieve(id)).status not in ("completed", "failed", "cancelled"):
+    while (batch := client.batches.retrieve(id)).status not in ("completed", "failed", "cancelled", "expired"):
         assert time.monotonic() < deadline, batch
         time.sleep(0.02)
     return batch

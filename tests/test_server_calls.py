@@ -117,6 +117,22 @@ def test_the_first_call_alone_where_only_one_may_come(calls: Any) -> None:
     assert [block.name for block in claude.content if block.type == "tool_use"] == ["weather"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("answers", [1, 2])
+def test_one_call_ends_the_answer(stream: bool, answers: int) -> None:
+    with scripted(lambda: CALLS + " and so on" * 80, pause=0.002) as (server, _):
+        body = {"messages": HI, "tools": TOOLS, "parallel_tool_calls": False, "n": answers, "max_tokens": 900}
+        usage = {"stream_options": {"include_usage": True}} if stream else {}
+        reply = server.post("/v1/chat/completions", {**body, "stream": stream, **usage})
+        last = reply.events[-1] if stream else reply.json
+        tokens = last["usage"]["completion_tokens"] / answers
+        assert CALLS.index("</tool_call>") < tokens < 900
+        ends = [c["finish_reason"] for e in (reply.events if stream else [reply.json]) for c in e["choices"]]
+        assert [end for end in ends if end] == ["tool_calls"] * answers
+        llm = server.service.models[0].llm
+        server.wait(lambda: llm.stats()["running"] == 0)
+
+
 def test_without_tools_calls_are_text(calls: Any) -> None:
     server, template = calls
     done = client_of(server).chat.completions.create(model="tiny", messages=HI)

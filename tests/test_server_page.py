@@ -50,10 +50,11 @@ def test_page_asks_nobody_else() -> None:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium: pip install '.[browser]'")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    chromium, driver = next(filter(None, map(shutil.which, names)), None), shutil.which("chromedriver")
     if not chromium or not driver:
-        pytest.skip("no chromium and chromedriver are installed")
+        pytest.skip("no chromium (or Google Chrome) with its chromedriver is in PATH")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     for flag in ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
@@ -109,7 +110,7 @@ GROWING = (
 
 def test_a_growing_answer_looks_as_if_it_had_come_at_once(guarded: Serving, browser: Any) -> None:
     browser.get(f"{guarded.base}/")
-    differing, kept = browser.execute_async_script(
+    numbers, differing, kept = browser.execute_async_script(
         """const [text, done] = arguments;
         import("/page/markdown.js").then(({ show }) => {
           const grown = document.createElement("div");
@@ -122,11 +123,13 @@ def test_a_growing_answer_looks_as_if_it_had_come_at_once(guarded: Serving, brow
             if (grown.innerHTML !== whole.innerHTML) differing.push(text.slice(0, end));
             if (grown.children.length > 3) kept &&= (first ??= grown.firstChild) === grown.firstChild;
           }
+          const numbers = [...grown.querySelectorAll("ol")].map((list) => list.start);
           show(grown, "short");
-          done([grown.textContent === "short" ? differing : ["short"], kept]);
+          done([numbers, grown.textContent === "short" ? differing : ["short"], kept]);
         });""",
         GROWING,
     )
+    assert numbers == [1]
     assert differing == []
     assert kept  # what is settled is not drawn again
 
@@ -147,3 +150,33 @@ def test_key_send_and_regenerate(guarded: Serving, browser: Any) -> None:
     until(lambda: "1/2" in browser.find_element("id", "messages").text)
     browser.refresh()
     until(lambda: "1/2" in browser.find_element("id", "messages").text)
+
+
+WIDTHS = {"desk": 1280, "phone": 360}
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_fits_its_width_and_works_by_keyboard(browser: Any, width: int) -> None:
+    with serving(
+        lambda: fake_llm(FakeEngine(lambda p: b"| a | b |\n|--|--|\n| 1 | 2 |\n" + b"word" * 50))
+    ) as server:
+        screen = {"width": width, "height": 740, "deviceScaleFactor": 1, "mobile": width < 500}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.get(f"{server.base}/")
+        until(lambda: browser.find_elements("css selector", "#model option"))
+        browser.switch_to.active_element.send_keys("hello\n")  # the message field has the focus
+        until(lambda: browser.find_elements("xpath", "//button[text()='Regenerate']"))
+        for view in ("chat", "metrics"):
+            wide, inner = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+            assert wide <= inner, view
+            nameless = browser.execute_script(
+                """return [...document.querySelectorAll("button, input, select, textarea, a[href], [tabindex]")]
+                  .filter((e) => e.offsetParent && !(e.ariaLabel || e.labels?.length || e.textContent.trim()
+                    || e.getAttribute("aria-labelledby"))).map((e) => e.outerHTML)"""
+            )
+            assert nameless == [], view
+            tab = browser.find_element("id", "tab-chat")
+            browser.execute_script("arguments[0].focus()", tab)
+            tab.send_keys("\ue014")  # the right arrow key: the next tab
+        assert browser.find_element("id", "metrics").is_displayed()
+        until(lambda: "Tokens per second" in browser.find_element("id", "metrics").text)

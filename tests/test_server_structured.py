@@ -7,8 +7,9 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ from serving import Serving, serving, tiny_model
 from vocabularies import CONTROL, byte_level, write_vocabulary
 
 from pyllm import SamplingParams
+from pyllm.constraint import Constraint
 from pyllm.llm import LLM
 from pyllm.parsers import FORMATS, THINKING, Dialect, merge
 from pyllm.server.structure import ToolChoice, answer_constraint
@@ -228,23 +230,113 @@ def test_an_answer_that_must_be_json_may_be_a_call_instead(client: Any) -> None:
     assert "stop" in kinds
 
 
-@pytest.mark.parametrize("format", sorted({*FORMATS} - {"gpt-oss"}))
+NOTE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "description": "Anything"},
+        "tags": {"type": "array", "items": {"enum": ["a", 'b"', "</c>"]}, "maxItems": 2},
+        "at": {"anyOf": [{"$ref": "#/$defs/point"}, {"type": "null"}]},
+        "kind": {"type": ["string", "null"], "maxLength": 3},
+        "sure": {"type": "boolean"},
+    },
+    "required": ["text", "kind"],
+    "$defs": {"point": {"type": "object", "properties": {"x": {"enum": [0, -1.5]}}, "required": ["x"]}},
+}
+# A string by itself, and words and numbers, are all that Gemma's notation is written with.
+PLAIN: dict[str, Any] = {
+    "type": "object",
+    "properties": {"text": {"type": "string"}, "days": {"enum": [1, 2.5, None]}},
+    "required": ["text"],
+}
+JSON_FORMATS = {"cohere", "kimi"}  # ids and numbers that the calls of an answer count are not forced
+
+
+def read_back(dialect: Dialect, pieces: Sequence[str], tools: list[Any]) -> list[tuple[str, Any]]:
+    parser = dialect.parser(tools=tools)
+    message = merge([delta for piece in pieces for delta in parser.feed(piece)] + parser.finish())
+    assert not message.content.strip()
+    return [(call.name, json.loads(call.arguments)) for call in message.calls]
+
+
+@pytest.mark.parametrize("format", sorted(FORMATS))
 def test_the_parsers_read_what_is_forced(server: Serving, format: str) -> None:
     llm = server.service.models[0].llm
-    choice = ToolChoice(TOOLS, True, ("weather", "clock"))
+    note = PLAIN if format in ("gemma4", "functiongemma") else NOTE
+    schemas = {"weather": WEATHER, "clock": CLOCK, "note": note}
+    tools = [{"type": "function", "function": {"name": name, "parameters": s}} for name, s in schemas.items()]
+    choice = ToolChoice(tools, True, ("weather", "clock", "note"))
     constraint, dialect = answer_constraint(llm, Dialect(format, None), choice, None, "")
+    assert dialect.format == ("json" if format in JSON_FORMATS else format)
+    ends = {llm.tokenizer.encode(c, add_bos=False)[-1]: 3.0 for c in '<>"]})/|'}  # random texts come to an end
     params = SamplingParams(
-        max_tokens=600, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, n=4, seed=4, constraint=constraint
+        max_tokens=800, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, n=6, seed=4, constraint=constraint
     )
+    params = replace(params, logit_bias=ends)
     whole = [answer.text for answer in llm.generate([[5]], params) if answer.finish_reason == "stop"]
     assert whole
     for text in whole:
-        parser = dialect.parser(tools=TOOLS)
-        message = merge([*parser.feed(text), *parser.finish()])
-        assert not message.content.strip(), text
-        assert message.calls
-        for call in message.calls:
-            valid_call(call.name, call.arguments)
+        calls = read_back(dialect, [text], tools)
+        assert calls
+        for name, arguments in calls:
+            jsonschema.validate(arguments, schemas[name])
+        assert read_back(dialect, list(text), tools) == calls
+    text = min(whole, key=len)[:2000]
+    calls = read_back(dialect, [text], tools)
+    for cut in range(0, len(text), 1 + len(text) // 300):
+        assert read_back(dialect, [text[:cut], text[cut:]], tools) == calls
+
+
+def test_strings_without_quotes_are_the_texts_themselves(server: Serving) -> None:
+    llm = server.service.models[0].llm
+    tools = [{"type": "function", "function": {"name": "note", "parameters": NOTE}}]
+    text = (
+        '<tool_call>\n<function=note>\n<parameter=text>\nShe said "no",\n\\n <b>\n</parameter>\n'
+        '<parameter=kind>\n"it"\n</parameter>\n</function>\n</tool_call>'
+    )
+    choice = ToolChoice(tools, True, ("note",))
+    constraint, dialect = answer_constraint(llm, Dialect("qwen3-coder", None), choice, None, "")
+    (state,) = llm.job([5], SamplingParams(constraint=constraint)).constraint
+    assert state.consume_tokens(llm.tokenizer.encode(text, add_bos=False))
+    assert state.is_accepting()
+    assert read_back(dialect, [text], tools) == [("note", {"text": 'She said "no",\n\\n <b>', "kind": "it"})]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "string", "pattern": "^x+$"}}},
+        {"type": "object", "properties": {"a": {"$ref": "#/properties/b"}, "b": {"type": "integer"}}},
+        {"type": "object", "properties": {"a b": {"type": "integer"}}},
+        {"type": "object", "properties": {"a": {"enum": ["</parameter>", "b"]}}},
+        {"type": "object", "additionalProperties": {"type": "integer"}},
+        {"type": "object", "properties": {"a": {}}, "required": ["b"]},
+        {"anyOf": [{"type": "object"}]},
+    ],
+)
+def test_what_tags_cannot_say_is_forced_as_json(server: Serving, schema: dict[str, Any]) -> None:
+    llm = server.service.models[0].llm
+    choice = ToolChoice([{"type": "function", "function": {"name": "f", "parameters": schema}}], True, ("f",))
+    _, dialect = answer_constraint(llm, Dialect("qwen3-coder", None), choice, None, "")
+    assert dialect.format == "json"
+
+
+def test_gpt_oss_answers_on_its_channels(server: Serving) -> None:
+    llm = server.service.models[0].llm
+
+    def accepted(text: str, choice: ToolChoice, asked: Constraint | None) -> bool:
+        constraint, _ = answer_constraint(llm, Dialect("gpt-oss", None), choice, asked, "<|start|>assistant")
+        (state,) = llm.job([5], SamplingParams(constraint=constraint)).constraint
+        return bool(state.consume_tokens(llm.tokenizer.encode(text, add_bos=False)) and state.is_accepting())
+
+    forced, free = ToolChoice(TOOLS, True, ("clock",)), ToolChoice(None)
+    thought = "<|channel|>analysis<|message|>Time?<|end|><|start|>assistant"
+    call = '<|channel|>commentary to=functions.clock <|constrain|>json<|message|>{"utc": true}'
+    assert accepted(thought + call, forced, None)
+    assert accepted(call, forced, None)
+    assert not accepted(thought, forced, None)
+    assert not accepted(f"{call}{call}", forced, None)
+    assert accepted(f"{thought}<|channel|>final<|message|>17", free, Constraint.regex("[0-9]+"))
+    assert not accepted("17", free, Constraint.regex("[0-9]+"))
 
 
 @pytest.mark.parametrize("thinking", sorted(THINKING))
@@ -305,7 +397,7 @@ def schema(value: Any, **more: Any) -> dict[str, Any]:
         (schema({"not": {}}, strict=True), "response_format", 'Unimplemented keys: ["not"]'),
         (schema({"$ref": "http://127.0.0.1/x"}), "response_format", "does not fetch resources"),
         (schema(3), "response_format", "json_schema.schema: expected a JSON Schema"),
-        (schema({"type": "integer", "multipleOf": 999983}), "response_format", "is compiled in 0.5 s"),
+        (schema({"type": "integer", "multipleOf": 999983}), "response_format", "is compiled in 0.4 s"),
         ({"response_format": {"type": "xml"}}, "response_format", "got 'xml'"),
         ({"grammar": "root ::= x"}, "grammar", "Rule 'x' not found"),
         ({"grammar": {"type": "regex", "value": "a(b"}}, "grammar", "wrong at character 2: unclosed group"),

@@ -118,6 +118,10 @@ class Backend {
   virtual std::optional<int64_t> free_bytes() const = 0;
   virtual int64_t kv_block_bytes(const KvShape& shape) const = 0;
   virtual std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) = 0;
+  // A block's keys and values, all layers of the cache, to and from kv_block_bytes of host memory, between
+  // steps. What the bytes mean is the backend's own; any bytes are safe.
+  virtual void read_block(const KvCache& cache, int32_t block, std::byte* out) = 0;
+  virtual void write_block(KvCache& cache, int32_t block, const std::byte* from) = 0;
 
   // A step: `begin` forgets the scratch of the last one. The batch must live until the next begin.
   virtual void begin(const Batch& batch) = 0;

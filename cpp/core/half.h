@@ -30,13 +30,14 @@ PYLLM_HD inline uint32_t float_to_bits(float x) {
   return bits;
 }
 
+// Neither way has branches, so that loops over many are vectorized.
 PYLLM_HD inline float to_float(half h) {
   const uint32_t sign = static_cast<uint32_t>(h.bits & 0x8000u) << 16;
   const uint32_t magnitude = h.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return bits_to_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  const uint32_t special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;  // infinity and NaN keep their mantissa
   // Exponent bias 15 -> 127 by an exact multiplication, which also makes subnormals right.
   const float scaled = bits_to_float(magnitude << 13) * bits_to_float(0x77800000u);  // * 2^112
-  return bits_to_float(sign | float_to_bits(scaled));
+  return bits_to_float(sign | special | float_to_bits(scaled));
 }
 
 PYLLM_HD inline float to_float(bfloat16 b) { return bits_to_float(static_cast<uint32_t>(b.bits) << 16); }
@@ -48,17 +49,15 @@ PYLLM_HD inline bfloat16 to_bfloat16(float x) {
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16)};
 }
 PYLLM_HD inline half to_half(float x) {
-  const uint32_t bits = float_to_bits(x);
-  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return {static_cast<uint16_t>(sign | 0x7e00u)};
-  if (magnitude >= 0x477ff000u) return {static_cast<uint16_t>(sign | 0x7c00u)};  // rounds past 65504
-  if (magnitude < 0x38800000u) {  // subnormal half: let the float adder round at 2^-24
-    const float rounded = bits_to_float(magnitude) + 0.5f;
-    return {static_cast<uint16_t>(sign | (float_to_bits(rounded) - 0x3f000000u))};
-  }
+  const uint32_t bits = float_to_bits(x), magnitude = bits & 0x7fffffffu;
   const uint32_t odd = magnitude >> 13 & 1u;
-  return {static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + odd) >> 13))};
+  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + odd) >> 13;
+  // A subnormal half: the float adder rounds at 2^-24.
+  const uint32_t subnormal = float_to_bits(bits_to_float(magnitude) + 0.5f) - 0x3f000000u;
+  uint32_t rounded = magnitude < 0x38800000u ? subnormal : normal;
+  rounded = magnitude >= 0x477ff000u ? 0x7c00u : rounded;  // rounds past 65504
+  rounded = magnitude > 0x7f800000u ? 0x7e00u : rounded;
+  return {static_cast<uint16_t>((bits >> 16 & 0x8000u) | rounded)};
 }
 
 }  // namespace pyllm

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -74,6 +75,7 @@ Engine::Engine(std::unique_ptr<Model>&& model, const EngineOptions& options, std
       vocab_(model->config().vocab),
       dim_(model->config().dim),
       context_(options_.context),
+      kv_block_bytes_(model->kv_block_bytes()),
       kv_blocks_(pool_blocks(*model, options_)),
       limit_(std::min(context_, static_cast<int64_t>(kv_blocks_) * kBlockTokens)),
       scheduler_(scheduling(options_, kv_blocks_, vocab_)),
@@ -96,10 +98,12 @@ void Engine::check(const Request& request) const {
                                                     : "; shorten it");
   if (length > limit_)
     fail("prompt: ", length, " tokens are more than the ", limit_, " that the KV pool holds (",
-         kv_blocks_ * model_->kv_block_bytes(), " bytes; it would need ",
-         scheduler_.blocks_for(length) * model_->kv_block_bytes(),
-         "); shorten it, or give the engine more kv_bytes");
-  if (request.want_logits && request.pooling) fail("pooling: not with want_logits");
+         kv_blocks_ * kv_block_bytes_, " bytes; it would need ",
+         scheduler_.blocks_for(length) * kv_block_bytes_, "); shorten it, or give the engine more kv_bytes");
+  if (request.want_logits + request.pooling.has_value() + request.score_from.has_value() > 1)
+    fail("want_logits, pooling, score_from: expected one of them at most");
+  if (request.score_from && (*request.score_from < 1 || *request.score_from >= length))
+    fail("score_from: expected 1 to ", length - 1, " for ", length, " tokens, got ", *request.score_from);
   validate(request.params, vocab_);
   if (const size_t given = request.constraint.size(); given > 0) {
     if (!masks_) fail("constraint: this engine was made without a source of masks");
@@ -137,11 +141,54 @@ EngineStats Engine::stats() const {
   return stats;
 }
 
+std::vector<std::byte> Engine::read_kv(const std::vector<int32_t>& tokens, const std::string& salt,
+                                       int64_t first, int64_t count) {
+  if (first < 0 || count < 0) fail("read_kv: expected blocks from 0 up, got ", count, " from ", first);
+  const std::lock_guard lock(computing_);
+  const HeldPrefix held = scheduler_.hold_prefix(salt, tokens);
+  const auto& blocks = held.blocks();
+  const int64_t have = static_cast<int64_t>(blocks.size());
+  first = std::min(first, have);
+  count = std::min(count, have - first);
+  std::vector<std::byte> bytes(static_cast<size_t>(count * kv_block_bytes_));
+  for (int64_t i = 0; i < count; ++i)
+    model_->read_kv(blocks[static_cast<size_t>(first + i)], bytes.data() + i * kv_block_bytes_);
+  return bytes;
+}
+
+int64_t Engine::write_kv(const std::vector<int32_t>& tokens, const std::string& salt, int64_t first,
+                         std::span<const std::byte> bytes) {
+  const auto size = static_cast<int64_t>(bytes.size());
+  const int64_t most = static_cast<int64_t>(tokens.size()) / kBlockTokens;
+  const int64_t count = size / kv_block_bytes_;
+  if (size % kv_block_bytes_ != 0)
+    fail("write_kv: expected whole blocks of ", kv_block_bytes_, " bytes, got ", size);
+  if (first < 0 || first > most || count > most - first)
+    fail("write_kv: ", tokens.size(), " tokens have ", most, " whole blocks, got ", count, " from ", first);
+  const std::lock_guard lock(computing_);
+  int64_t have = 0;
+  {
+    HeldPrefix held = scheduler_.hold_prefix(salt, tokens);
+    have = static_cast<int64_t>(held.blocks().size());
+    while (options_.prefix_cache && have >= first && have < first + count) {
+      const auto block = held.grow();
+      if (!block) break;
+      model_->write_kv(*block, bytes.data() + (have - first) * kv_block_bytes_);
+      held.keep();
+      ++have;
+    }
+  }
+  count_blocks();
+  return have;
+}
+
 std::vector<Event> Engine::step(std::optional<double> timeout) {
   if (timeout && !(*timeout >= 0.0)) fail("timeout: expected 0 or more seconds, got ", *timeout);
   const std::lock_guard one(stepping_);
   std::vector<Event> events;
-  for (Message& message : receive(timeout)) {
+  std::vector<Message> messages = receive(timeout);
+  const std::lock_guard computing(computing_);
+  for (Message& message : messages) {
     if (message.request) {
       start(std::move(*message.request), message.arrived);
     } else {
@@ -201,13 +248,19 @@ void Engine::start(Request request, Clock::time_point arrived) {
   const bool full = s.total() >= limit_;
   s.want = full ? Want::Nothing : Want::Tokens;
   if (request.pooling) s.want = *request.pooling == Pooling::Mean ? Want::States : Want::LastState;
-  if (request.want_logits) s.want = Want::Logits;
-  const int n = request.want_logits || request.pooling ? 1 : request.params.n;
+  if (request.want_logits || request.score_from) s.want = Want::Logits;
+  const bool generates = s.want == Want::Tokens || s.want == Want::Nothing;
+  const int n = generates ? request.params.n : 1;
   if (s.want == Want::Tokens) s.streams = n;
 
   Active active;
   active.params = std::move(request.params);
   active.prompt_tokens = s.total();
+  if (request.score_from) {
+    s.wanted_from = static_cast<int>(*request.score_from) - 1;
+    active.next.assign(s.tokens.begin() + 1, s.tokens.end());
+    s.tokens.pop_back();  // nothing asks what comes after it
+  }
   active.arrived = arrived;
   if (request.pooling) active.pool.emplace(dim_);
   for (int i = 0; i < n; ++i) {
@@ -284,7 +337,7 @@ std::vector<Next> Engine::sample(const Plan& plan, const Results& results, std::
     Active& active = active_.at(s.request);
     active.cached_tokens = std::max(active.cached_tokens, s.cached);
     if (chunk.logits > 0 && s.want == Want::Logits)
-      deliver(chunk, results.logits, emit(s.request, 0, active, events));
+      deliver(chunk, results.logits, active, emit(s.request, 0, active, events));
     if (chunk.states > 0) pool(chunk, results.states, active, events);
     for (int i = 0; i < chunk.samples; ++i) {
       const Chosen* chosen = results.chosen.empty() ? nullptr : &results.chosen[next.size()];
@@ -341,22 +394,30 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
   }
 }
 
-void Engine::deliver(const Chunk& chunk, const Tensor& logits, Event& event) {
-  event.logits.reserve(static_cast<size_t>(chunk.logits * vocab_));
+void Engine::deliver(const Chunk& chunk, const Tensor& logits, const Active& active, Event& event) {
+  const bool score = !active.next.empty();
+  if (!score) event.logits.reserve(static_cast<size_t>(chunk.logits * vocab_));
   for (int i = 0; i < chunk.logits; ++i) {
     const std::span<float> values = row(logits, chunk.first_logits + i);
-    if (const int32_t bad = scan(values, scratch_.chunk_max).bad; bad >= 0) {
-      const int position = chunk.sequence->computed + chunk.rows - chunk.logits + i;
+    const int position = chunk.sequence->computed + chunk.rows - chunk.logits + i;
+    const Scan found = scan(values, scratch_.chunk_max);
+    if (const int32_t bad = found.bad; bad >= 0) {
       event.logits = {};
+      event.scores = {};
       event.finish = Finish::Error;
       event.detail =
           message("position ", position, ": the model's logits hold ", values[bad], " (token ", bad,
                   "), expected finite numbers; the model file may be damaged, or its values overflow");
       return;
     }
-    event.logits.insert(event.logits.end(), values.begin(), values.end());
+    if (score) {
+      const double log_total = found.max + std::log(exp_sum(values, found.max, 1.0f, scratch_.floats));
+      event.scores.push_back(static_cast<float>(values[active.next[position]] - log_total));
+    } else {
+      event.logits.insert(event.logits.end(), values.begin(), values.end());
+    }
   }
-  event.logits_rows = chunk.logits;
+  event.logits_rows = score ? 0 : chunk.logits;
   if (chunk.last) {
     event.finish = Finish::Length;
     event.detail = "max_tokens";
@@ -392,13 +453,18 @@ void Engine::retire(const std::vector<Event>& events) {
   }
 }
 
+void Engine::count_blocks() {
+  const std::lock_guard lock(mutex_);
+  stats_.blocks_free = scheduler_.pool().free();
+  stats_.blocks_cached = scheduler_.cache().size();
+}
+
 void Engine::count(const Plan& plan) {
+  count_blocks();
   const std::lock_guard lock(mutex_);
   stats_.running = static_cast<int>(scheduler_.running().size());
   stats_.waiting = static_cast<int>(scheduler_.waiting().size());
   stats_.blocks_total = kv_blocks_;
-  stats_.blocks_free = scheduler_.pool().free();
-  stats_.blocks_cached = scheduler_.cache().size();
   stats_.prefix_hit_tokens = scheduler_.hit_tokens();
   stats_.preemptions = scheduler_.preemptions();
   stats_.steps += !plan.empty();

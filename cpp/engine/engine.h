@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -42,7 +43,7 @@ struct EngineStats {
   int64_t tokens_computed = 0;
 };
 
-// submit, cancel, wake and stats may be called from any thread, step from one at a time.
+// Everything but step, which one thread at a time may call, may be called from any thread.
 class Engine {
  public:
   // Takes the model over once the options have proved right. Throws Error when they do not.
@@ -60,9 +61,20 @@ class Engine {
   std::vector<Event> step(std::optional<double> timeout = std::nullopt);
   void wake();
 
+  // Keys and values of `tokens` that the prefix cache holds: of at most `count` blocks of kBlockTokens tokens
+  // from block `first` on, kv_block_bytes() each; less where it holds less. From any thread, between steps.
+  std::vector<std::byte> read_kv(const std::vector<int32_t>& tokens, const std::string& salt, int64_t first,
+                                 int64_t count);
+  // Puts such bytes into the prefix cache, after the blocks before `first`, as far as there is room. Bytes that
+  // the same model did not compute for these very tokens give wrong answers. Returns the blocks of `tokens`
+  // that are cached then. Throws Error when bytes and tokens do not fit together.
+  int64_t write_kv(const std::vector<int32_t>& tokens, const std::string& salt, int64_t first,
+                   std::span<const std::byte> bytes);
+
   EngineStats stats() const;
   int64_t context() const { return context_; }
   int kv_blocks() const { return kv_blocks_; }
+  int64_t kv_block_bytes() const { return kv_block_bytes_; }
   int64_t vocab() const { return vocab_; }
 
  private:
@@ -81,6 +93,7 @@ class Engine {
     Clock::time_point arrived;
     std::optional<double> queue_s;
     Order order;
+    std::vector<int32_t> next;    // of score_from: the token after each that is computed
     std::vector<Stream> streams;  // [n]
     std::optional<Pool> pool;
   };
@@ -108,21 +121,24 @@ class Engine {
   std::vector<Next> sample(const Plan& plan, const Results& results, std::vector<Event>& events);
   void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, const Chosen* chosen,
                   Event& event);
-  void deliver(const Chunk& chunk, const Tensor& logits, Event& event);
+  void deliver(const Chunk& chunk, const Tensor& logits, const Active& active, Event& event);
   static void pool(const Chunk& chunk, const Tensor& states, Active& active, std::vector<Event>& events);
   void retire(const std::vector<Event>& events);
   void count(const Plan& plan);
+  void count_blocks();
   const char* full() const { return limit_ < context_ ? "kv_pool" : "context"; }
 
   const EngineOptions options_;
   const int64_t vocab_;
   const int64_t dim_;
   const int64_t context_;
+  const int64_t kv_block_bytes_;
   const int kv_blocks_;
   const int64_t limit_;  // tokens of a sequence: the context, or the pool where that is smaller
 
   // Of the stepping thread.
   std::mutex stepping_;
+  std::mutex computing_;  // not while a step waits for work
   Scheduler scheduler_;
   std::unordered_map<uint64_t, Active> active_;
   SamplerScratch scratch_;

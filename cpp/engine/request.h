@@ -18,10 +18,11 @@ struct Request {
   uint64_t id = 0;  // the caller's; unique among requests that have not finished
   std::vector<int32_t> tokens;
   SamplingParams params;
-  int priority = 0;                // the smaller goes first; among equals the earlier
-  std::string cache_salt;          // prefixes are shared only between requests with the same salt
-  bool want_logits = false;        // the logits of every prompt token, and nothing generated
-  std::optional<Pooling> pooling;  // one vector for the whole prompt, and nothing generated
+  int priority = 0;                   // the smaller goes first; among equals the earlier
+  std::string cache_salt;             // prefixes are shared only between requests with the same salt
+  bool want_logits = false;           // the logits of every prompt token, and nothing generated
+  std::optional<int64_t> score_from;  // log-probabilities of the prompt's tokens from this one on, and no more
+  std::optional<Pooling> pooling;     // one vector for the whole prompt, and nothing generated
   std::vector<std::unique_ptr<MaskSource::Stream>> constraint;  // [n]; empty: any token may come
 };
 
@@ -47,6 +48,7 @@ struct Event {
   double queue_s = 0.0;   // seconds from submit to the first step that computed some of it
   int logits_rows = 0;
   std::vector<float> logits;     // [logits_rows, vocab] of the next prompt tokens, for want_logits
+  std::vector<float> scores;     // log-probabilities of the next prompt tokens, for score_from
   std::vector<float> embedding;  // [dim], of length 1, with the end of a request with pooling
 };
 

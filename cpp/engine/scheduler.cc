@@ -62,7 +62,7 @@ Plan Scheduler::plan() {
     chunk.first_logits = static_cast<int>(batch.sampled_rows.size());
     chunk.first_state = static_cast<int>(batch.state_rows.size());
     chunk.last = s.granted == s.pending();
-    const int fresh = std::max(0, s.computed + s.granted - s.furthest);  // not computed before a preemption
+    const int fresh = std::max(0, s.computed + s.granted - s.delivered());
     if (s.want == Want::Logits) chunk.logits = fresh;
     if (s.want == Want::States) chunk.states = fresh;
     if (s.want == Want::LastState && chunk.last) chunk.states = 1;
@@ -150,10 +150,10 @@ void Scheduler::preempt_last() {
 void Scheduler::grant(Sequence& s, int tokens, Budget& left) {
   int rows = std::min({s.pending() - s.granted, tokens, left.tokens});
   if (s.want == Want::Logits) {
-    // After a preemption some rows are computed again; their logits have been delivered.
-    const int repeated = std::max(0, s.furthest - s.computed - s.granted);
-    rows = std::min(rows, repeated + left.logits_rows);
-    left.logits_rows -= std::max(0, rows - repeated);
+    // Rows whose logits are not wanted, or were delivered before a preemption.
+    const int silent = std::max(0, s.delivered() - s.computed - s.granted);
+    rows = std::min(rows, silent + left.logits_rows);
+    left.logits_rows -= std::max(0, rows - silent);
   }
   s.granted += rows;
   left.tokens -= rows;
@@ -208,7 +208,7 @@ void Scheduler::fork(const Sequence& parent, int index, int32_t token) {
 int Scheduler::attach_prefix(Sequence& s) {
   const int before = s.computed;
   const bool every = s.want == Want::Logits || s.want == Want::States;
-  const int end = every ? std::min(s.furthest, s.total() - 1) : s.total() - 1;
+  const int end = every ? std::min(s.delivered(), s.total() - 1) : s.total() - 1;
   while (s.computed % kBlockTokens == 0 && s.computed + kBlockTokens <= end) {
     const auto link = cache_.acquire(s.chain, s.salt, &s.tokens[s.computed]);
     if (!link) break;

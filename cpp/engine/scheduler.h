@@ -17,6 +17,7 @@
 
 #include "core/batch.h"
 #include "engine/block_pool.h"
+#include "engine/held_prefix.h"
 #include "engine/prefix_cache.h"
 
 namespace pyllm {
@@ -39,7 +40,7 @@ struct Order {
 
 enum class Want {
   Tokens,     // sample whenever computed reaches total
-  Logits,     // logits of every token, each once, then done
+  Logits,     // logits of every token from `wanted_from` on, each once, then done
   States,     // hidden states of every token, each once, then done
   LastState,  // the last token's hidden state, then done
   Nothing,    // compute (and so cache) every token, then done
@@ -51,6 +52,7 @@ struct Sequence {
   int streams = 1;  // sequences that go on from the next sampled row: n before the fork, 1 after
   std::string salt;
   std::vector<int32_t> tokens;  // prompt, then generated
+  int wanted_from = 0;          // of Want::Logits; what is before may come from the prefix cache
 
   Order order;
   int computed = 0;             // tokens whose keys and values are in the blocks
@@ -62,6 +64,9 @@ struct Sequence {
 
   int total() const { return static_cast<int>(tokens.size()); }
   int pending() const { return total() - computed; }
+  int delivered() const {
+    return furthest > wanted_from ? furthest : wanted_from;
+  }  // no output is wanted before
 };
 
 // A sequence's part of a step.
@@ -100,6 +105,11 @@ class Scheduler {
   Plan plan();
   // After the plan was computed. `next` holds the plan's samples, in order of the chunks.
   void commit(const Plan& plan, std::span<const Next> next);
+
+  // Between steps: what is cached of a text, to be copied out or continued. Both arguments must outlive it.
+  HeldPrefix hold_prefix(const std::string& salt, std::span<const int32_t> tokens) {
+    return HeldPrefix(pool_, cache_, salt, tokens);
+  }
 
   int blocks_for(int64_t tokens) const { return static_cast<int>((tokens + kBlockTokens - 1) / kBlockTokens); }
   bool idle() const { return running_.empty() && waiting_.empty(); }

@@ -1,6 +1,7 @@
 #include "gguf/reader.h"
 
 #include <bit>
+#include <functional>
 #include <map>
 
 #include "core/error.h"
@@ -32,6 +33,7 @@ struct File::Impl {
   Values values;
   std::vector<TensorInfo> tensors;
   std::map<std::string_view, size_t> tensor_index;  // ordered for the same reason as Values
+  std::vector<std::shared_ptr<void>> owners;        // of replaced tensors' data
 
   // Metadata is the first part's; tensors are everyone's.
   void join(std::vector<Part> parts) {
@@ -120,10 +122,29 @@ const Value* File::find(std::string_view key) const {
   return found == impl_->values.end() ? nullptr : &found->second;
 }
 
+void File::replace(std::string_view name, Type type, std::span<const std::byte> data,
+                   std::shared_ptr<void> owner) {
+  const auto found = impl_->tensor_index.find(name);
+  if (found == impl_->tensor_index.end()) fail(impl_->shown, ": ", name, ": there is no such tensor");
+  TensorInfo& tensor = impl_->tensors[found->second];
+  const auto block = static_cast<uint64_t>(type_info(type).block);
+  const auto bytes = static_cast<uint64_t>(type_info(type).bytes);
+  const uint64_t columns = tensor.shape.empty() ? 1 : tensor.shape[0];
+  if (columns % block != 0 || data.size() != tensor.elements() / block * bytes)
+    fail(name, ": ", data.size(), " bytes of ", type_info(type).name, " are not its ", tensor.elements(),
+         " weights in rows of ", columns);
+  tensor.type = type;
+  tensor.data = data;
+  impl_->owners.push_back(std::move(owner));
+}
+
 void File::forget(const TensorInfo& tensor) const {
   const auto file = static_cast<size_t>(tensor.file);
-  if (file < impl_->mappings.size())
-    impl_->mappings[file].forget(tensor.data);  // else the bytes are the caller's
+  if (file >= impl_->mappings.size()) return;  // the bytes are the caller's
+  const std::span<const std::byte> all = impl_->mappings[file].bytes();
+  const std::less_equal<> before;
+  if (before(all.data(), tensor.data.data()) && before(tensor.data.data(), all.data() + all.size()))
+    impl_->mappings[file].forget(tensor.data);  // not where it was replaced
 }
 
 const TensorInfo* File::find_tensor(std::string_view name) const {

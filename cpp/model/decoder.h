@@ -28,6 +28,18 @@ class Decoder : public Model {
       caches_.push_back(placement_->layers_on(i) > 0 ? placement_->backend(i).kv_cache(kv_shape(i), blocks)
                                                      : nullptr);
   }
+  void read_kv(int32_t block, std::byte* out) override {
+    for_caches([&](Backend& backend, KvCache& cache, int64_t bytes) {
+      backend.read_block(cache, block, out);
+      out += bytes;
+    });
+  }
+  void write_kv(int32_t block, const std::byte* from) override {
+    for_caches([&](Backend& backend, KvCache& cache, int64_t bytes) {
+      backend.write_block(cache, block, from);
+      from += bytes;
+    });
+  }
 
  protected:
   explicit Decoder(const Loader& load) : placement_(load.placement()) {
@@ -44,6 +56,7 @@ class Decoder : public Model {
   // Logits and states of the rows that want them.
   Output output(Step& s, const Value& x) {
     Output out;
+    s.boundary(shape_.layers, x);
     if (const auto& rows = s.batch().sampled_rows; !rows.empty())
       out.logits = result(head_(final_norm_(s.rows_of(x, rows))));
     if (const auto& rows = s.batch().state_rows; !rows.empty()) {
@@ -64,6 +77,14 @@ class Decoder : public Model {
  private:
   KvShape kv_shape(int backend) const {
     return {placement_->layers_on(backend), shape_.attention.kv_heads, shape_.attention.head_dim};
+  }
+  // Calls f(backend, its cache, bytes of a block there).
+  template <typename F>
+  void for_caches(F&& f) {
+    for (size_t i = 0; i < caches_.size(); ++i) {
+      Backend& backend = placement_->backend(static_cast<int>(i));
+      if (caches_[i]) f(backend, *caches_[i], backend.kv_block_bytes(kv_shape(static_cast<int>(i))));
+    }
   }
 
   std::vector<std::unique_ptr<KvCache>> caches_;  // [backend], none where no layers are

@@ -192,6 +192,10 @@ class Step {
     x.backend->gather_rows(x.tensor, rows, y.tensor);
     return moved(y, placement_.head());
   }
+  // x is the hidden state before layer `index`, or after the last one.
+  void boundary(int index, const Value& x) {
+    if (Activations* activations = placement_.activations()) activations->boundary(index, x.backend->download(x.tensor));
+  }
   const Batch& batch() const { return batch_; }
 
   // One layer's part of the step: x comes to the layer's backend, and the scratch taken there during its life
@@ -199,6 +203,7 @@ class Step {
   class Scope {
    public:
     Scope(Step& step, int layer, Value& x) : backend_(step.placement_.layer(layer)) {
+      step.boundary(layer, x);
       x = step.moved(x, backend_);
       mark_ = backend_.mark();
     }

@@ -1,6 +1,7 @@
 // A language model, ready to compute: weights on a backend, a paged KV cache, and one forward.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -52,6 +53,10 @@ class Model {
   virtual std::vector<KvMemory> kv_memory() const = 0;
   virtual void allocate_kv(int blocks) = 0;  // once, before the first forward; throws Error when it cannot
   int64_t kv_block_bytes() const;            // of a block of kBlockTokens tokens, all layers
+  // A block's keys and values, all layers, to and from kv_block_bytes() bytes, between forwards. Bytes of
+  // another model, placement or kv_type give wrong tokens, never more.
+  virtual void read_kv(int32_t block, std::byte* out) = 0;
+  virtual void write_kv(int32_t block, const std::byte* from) = 0;
 
   // Computes every token of the batch, storing keys and values in the batch's blocks. A device may still be at
   // it when this returns; what goes wrong there is thrown by what asks for the output.

@@ -7,14 +7,20 @@
 #include <vector>
 
 #include "backend/backend.h"
+#include "model/activations.h"
 
 namespace pyllm {
 
 class Placement {
  public:
   // layers: [layer], the backend of each by its place in `backends`; embedding, head: likewise.
-  Placement(std::vector<std::unique_ptr<Backend>> backends, std::vector<int> layers, int embedding, int head)
-      : backends_(std::move(backends)), embedding_(embedding), head_(head) {
+  // activations: hears the hidden states between the layers; may be none.
+  Placement(std::vector<std::unique_ptr<Backend>> backends, std::vector<int> layers, int embedding, int head,
+            std::shared_ptr<Activations> activations = nullptr)
+      : backends_(std::move(backends)),
+        embedding_(embedding),
+        head_(head),
+        activations_(std::move(activations)) {
     for (const int backend : layers) layers_.push_back({backend, layers_on(backend)});
   }
 
@@ -32,6 +38,7 @@ class Placement {
   Backend& layer(int layer) const { return backend(backend_of(layer)); }
   Backend& embedding() const { return backend(embedding_); }
   Backend& head() const { return backend(head_); }
+  Activations* activations() const { return activations_.get(); }
 
  private:
   struct Place {
@@ -40,6 +47,7 @@ class Placement {
   std::vector<std::unique_ptr<Backend>> backends_;
   std::vector<Place> layers_;
   int embedding_, head_;
+  std::shared_ptr<Activations> activations_;
 };
 
 }  // namespace pyllm

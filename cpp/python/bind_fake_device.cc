@@ -135,6 +135,12 @@ class FakeBackend : public Backend {
     held->inner = cpu_->kv_cache(shape, blocks);
     return held;
   }
+  void read_block(const KvCache& cache, int32_t block, std::byte* out) override {
+    cpu_->read_block(inner(cache), block, out);
+  }
+  void write_block(KvCache& cache, int32_t block, const std::byte* from) override {
+    cpu_->write_block(inner(cache), block, from);
+  }
 
   void begin(const Batch& batch) override {
     downloads_.clear();

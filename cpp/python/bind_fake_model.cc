@@ -23,6 +23,8 @@ class FakeModel : public Model {
 
   std::vector<KvMemory> kv_memory() const override { return {{block_bytes_, 0, std::nullopt}}; }
   void allocate_kv(int) override {}
+  void read_kv(int32_t, std::byte*) override { throw std::runtime_error("the fake model has no bytes"); }
+  void write_kv(int32_t, const std::byte*) override { throw std::runtime_error("the fake model has no bytes"); }
 
   Output forward(const Batch& batch) override {
     if (!batch.state_rows.empty()) throw std::runtime_error("the fake model has no hidden states");

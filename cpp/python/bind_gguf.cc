@@ -1,4 +1,5 @@
 // GgufFile: the reader for Python. Strings that are not UTF-8 keep their bytes as surrogate escapes.
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -162,6 +163,20 @@ py::array_t<uint8_t> tensor_data(const std::shared_ptr<File>& file, const std::s
   return view;
 }
 
+void replace(File& file, const std::string& name, const std::string& type_name,
+             const py::array_t<uint8_t, py::array::c_style>& data) {
+  const auto found = std::find_if(std::begin(kTypes), std::end(kTypes),
+                                  [&](const TypeInfo& info) { return info.name == type_name; });
+  if (found == std::end(kTypes)) fail("unknown tensor type ", type_name);
+  const std::span<const std::byte> bytes(reinterpret_cast<const std::byte*>(data.data()),
+                                         static_cast<size_t>(data.size()));
+  const std::shared_ptr<void> owner(new py::array(data), [](void* held) {
+    const py::gil_scoped_acquire gil;
+    delete static_cast<py::array*>(held);
+  });
+  file.replace(name, found->type, bytes, owner);
+}
+
 }  // namespace
 
 void bind_gguf(py::module_& m) {
@@ -233,7 +248,11 @@ void bind_gguf(py::module_& m) {
                                return out;
                              })
       .def("tensor_data", &tensor_data, py::arg("name"),
-           "The tensor's bytes as stored: a read-only view, uint8 [n_bytes].");
+           "The tensor's bytes as stored: a read-only view, uint8 [n_bytes].")
+      .def("replace", &replace, py::arg("name"), py::arg("type"), py::arg("data"),
+           "From now on the tensor has this type and these bytes, a uint8 array that is not copied: a model with "
+           "other weights without a file of them. Before a model is loaded from it. Raises PyllmError for sizes "
+           "that do not fit.");
 }
 
 }  // namespace pyllm::python

@@ -1,7 +1,8 @@
 // Types whose codes are indices of a grid: 4 or 8 weights share one entry, their signs are kept beside it.
 //
 // A scale given, the best entry is the nearest one by the weighted distance, found by looking at all of them.
-// The scale of a group is d * (2 n + 1) in units of its type; it is fitted as in super_blocks.h.
+// An entry's distance is the sum of its halves', and few halves differ: theirs are computed once for all
+// entries. The scale of a group is d * (2 n + 1) in units of its type; it is fitted as in super_blocks.h.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +10,6 @@
 #include "quantize/blocks.h"
 
 namespace pyllm::quantize::PYLLM_ISA {
-
-using I = int __attribute__((vector_size(32)));
 
 enum class Signs {
   Even,  // 7 bits for 8 weights: an even number is negative
@@ -65,21 +64,28 @@ struct GridType<quant::IQ1_S> {
 template <>
 struct GridType<quant::IQ1_M> : GridType<quant::IQ1_S> {};
 
-// All entries, eight side by side.
 template <typename Q>
-struct Grid {
+class Grid {
   using T = GridType<Q>;
-  V level[T::count / kLanes][T::width];
+  static constexpr int width = T::width / 2;
+
+ public:
   float largest = 0.0f;
 
   Grid() {
     for (int i = 0; i < T::count; ++i) {
       uint8_t code[T::width];
       T::levels(i, code);
-      for (int k = 0; k < T::width; ++k) {
-        const float value = static_cast<float>(code[k] - Q::zero);
-        level[i / kLanes][k][i % kLanes] = value;
-        largest = std::fmax(largest, std::fabs(value));
+      for (int h = 0; h < 2; ++h) {
+        float level[width];
+        for (int k = 0; k < width; ++k) {
+          level[k] = static_cast<float>(code[h * width + k] - Q::zero);
+          largest = std::fmax(largest, std::fabs(level[k]));
+        }
+        int at = 0;
+        while (at < halves_[h] && memcmp(half_[h][at], level, sizeof(level)) != 0) ++at;
+        if (at == halves_[h]) memcpy(half_[h][halves_[h]++], level, sizeof(level));
+        of_[i][h] = static_cast<uint8_t>(at);
       }
     }
   }
@@ -87,91 +93,101 @@ struct Grid {
     static const Grid grid;
     return grid;
   }
-  // The entry from [begin, end) that is nearest to y [width], errors weighted by `weight`.
-  int nearest(const float* y, const float* weight, int begin, int end) const {
+  float level(int entry, int k) const { return half_[k / width][of_[entry][k / width]][k % width]; }
+
+  // In each lane the entry from [begin, end) that is nearest to y [T::width], errors weighted by `weight`.
+  I nearest(const V* y, const V* weight, int begin, int end) const {
+    V distance[2][kHalves];
+    for (int h = 0; h < 2; ++h)
+      for (int n = 0; n < halves_[h]; ++n) {
+        V e = splat(0.0f);
+        for (int k = 0; k < width; ++k) {
+          const float level = half_[h][n][k];
+          e += weight[h * width + k] * (level * (level - 2.0f * y[h * width + k]));
+        }
+        distance[h][n] = e;
+      }
     V least = splat(INFINITY);
     I at{};
-    V twice[T::width], w[T::width];
-    for (int k = 0; k < T::width; ++k) {
-      w[k] = splat(weight[k]);
-      twice[k] = splat(2.0f * weight[k] * y[k]);
+    for (int i = begin; i < end; ++i) {
+      const V e = distance[0][of_[i][0]] + distance[1][of_[i][1]];
+      at = e < least ? I{i, i, i, i, i, i, i, i} : at;
+      least = min(e, least);
     }
-    for (int i = begin / kLanes; i < end / kLanes; ++i) {
-      V e = splat(0.0f);
-      for (int k = 0; k < T::width; ++k) e += (w[k] * level[i][k] - twice[k]) * level[i][k];
-      const I nearer = e < least;
-      least = nearer ? e : least;
-      at = nearer ? I{i, i, i, i, i, i, i, i} : at;
-    }
-    int best = 0;
-    for (int lane = 1; lane < kLanes; ++lane)
-      if (least[lane] < least[best] || (least[lane] == least[best] && at[lane] < at[best])) best = lane;
-    return at[best] * kLanes + best;
+    return at;
   }
+
+ private:
+  static constexpr int kHalves = 256;  // at most: four of four levels, or two of sixteen
+  float half_[2][kHalves][width];
+  int halves_[2] = {};
+  uint8_t of_[T::count][2];
 };
 
-// A group's entries and what they leave.
+// The entries of eight groups and what they leave.
 template <typename Q>
 struct Entries {
   static constexpr int count = Q::group / GridType<Q>::width;
-  int index[count];
+  I index[count];
   Fit fit;
+
+  void take(I where, const Entries& other) {
+    for (int j = 0; j < count; ++j) index[j] = where ? other.index[j] : index[j];
+    fit.take(where, other.fit);
+  }
 };
 
+// Eight groups, one in each lane.
 template <typename Q>
-class GridGroup {
+class GridGroups {
   using T = GridType<Q>;
-  static constexpr int width = T::width, count = Entries<Q>::count;
+  static constexpr int width = T::width, weights = Q::group * kLanes;
 
  public:
-  GridGroup(const float* x, const float* importance) {
-    for (int i = 0; i < Q::group; ++i) {
-      x_[i] = x[i];
-      weight_[i] = importance[i];
-      energy_ += importance[i] * x[i] * x[i];
-    }
+  GridGroups(const float* x, const float* importance) {
+    float magnitude[weights];
+    memcpy(magnitude, x, sizeof(magnitude));
     if (T::signs != Signs::None)
-      for (int j = 0; j < Q::group / 8; ++j) signs_[j] = take_signs(x_ + 8 * j, weight_ + 8 * j);
-    for (const float v : x_) largest_ = std::fmax(largest_, std::fabs(v));
+      for (int j = 0; j < weights / 8; ++j) signs_[j] = take_signs(magnitude + 8 * j, importance + 8 * j);
+    g_ = {magnitude, importance};
   }
 
-  Entries<Q> entries(float scale) const {
+  Entries<Q> entries(V scale) const {
     if constexpr (Q::type == Type::IQ1_S) {  // one delta for the whole group
-      const Entries<Q> plus = search(scale, 0, T::count / 2), minus = search(scale, T::count / 2, T::count);
-      return error(minus, scale) < error(plus, scale) ? minus : plus;
+      Entries<Q> best = search(scale, 0, T::count / 2);
+      const Entries<Q> minus = search(scale, T::count / 2, T::count);
+      best.take(minus.fit.explained_by(scale) > best.fit.explained_by(scale), minus);
+      return best;
     } else {
       return search(scale, 0, T::count);
     }
   }
-  float error(const Entries<Q>& e, float scale) const {
-    return energy_ + scale * (scale * e.fit.ll - 2.0f * e.fit.xl);
-  }
-  float wanted_scale() const {
-    if (largest_ < 1e-30f) return 0.0f;
+  V wanted_scale() const {
     constexpr int tries = 5;
+    const V unit = abs(extreme(g_)) / Grid<Q>::get().largest;
     Fit best;
     for (int i = 0; i <= tries; ++i) {
       const float part = T::first + (T::last - T::first) * static_cast<float>(i) / tries;
-      const Fit found = entries(part * largest_ / Grid<Q>::get().largest).fit;
-      if (found.explained() > best.explained()) best = found;
+      best.take_better(entries(part * unit).fit);
     }
-    const Fit found = entries(best.scale()).fit;
-    return (found.explained() > best.explained() ? found : best).scale();
+    best.take_better(entries(best.scale()).fit);
+    return best.scale();
   }
-  uint8_t signs(int eight) const { return signs_[eight]; }
+  uint8_t signs(int group, int eight) const { return signs_[group * (Q::group / 8) + eight]; }
 
  private:
-  Entries<Q> search(float scale, int begin, int end) const {
+  Entries<Q> search(V scale, int begin, int end) const {
     const Grid<Q>& grid = Grid<Q>::get();
-    const float inv = inverse(scale);
+    const V inv = inverse(scale);
     Entries<Q> out;
-    for (int j = 0; j < count; ++j) {
-      const float *x = x_ + width * j, *weight = weight_ + width * j;
-      float y[width];
+    for (int j = 0; j < Entries<Q>::count; ++j) {
+      const V *x = g_.x + width * j, *weight = g_.weight + width * j;
+      V y[width];
       for (int k = 0; k < width; ++k) y[k] = x[k] * inv;
-      const int i = out.index[j] = grid.nearest(y, weight, begin, end);
+      const I at = out.index[j] = grid.nearest(y, weight, begin, end);
       for (int k = 0; k < width; ++k) {
-        const float level = grid.level[i / kLanes][k][i % kLanes];
+        V level;
+        for (int lane = 0; lane < kLanes; ++lane) level[lane] = grid.level(at[lane], k);
         out.fit.xl += weight[k] * x[k] * level;
         out.fit.ll += weight[k] * level * level;
       }
@@ -194,9 +210,8 @@ class GridGroup {
     return static_cast<uint8_t>(signs);
   }
 
-  float x_[Q::group], weight_[Q::group];
-  float energy_ = 0.0f, largest_ = 0.0f;
-  uint8_t signs_[Q::group / 8] = {};
+  Groups<Q::group> g_;
+  uint8_t signs_[weights / 8] = {};
 };
 
 // What a block stores.
@@ -205,7 +220,7 @@ struct GridCodes {
   static constexpr int groups = Q::block / Q::group;
   half d{0};
   int scale[groups] = {};  // n
-  Entries<Q> entries[groups];
+  int index[groups][Entries<Q>::count];
   uint8_t signs[groups][Q::group / 8];
 };
 
@@ -224,20 +239,20 @@ inline void put_wide_scales(const int* n, uint8_t* out, int groups) {
 inline void put(const GridCodes<quant::IQ2_XXS>& c, quant::BlockIQ2_XXS& b) {
   b.d = c.d;
   for (int g = 0; g < 8; ++g) {
-    for (int j = 0; j < 4; ++j) b.q[8 * g + j] = static_cast<uint8_t>(c.entries[g].index[j]);
+    for (int j = 0; j < 4; ++j) b.q[8 * g + j] = static_cast<uint8_t>(c.index[g][j]);
     put_word(signs_and_scale(c.signs[g], c.scale[g]), b.q + 8 * g + 4);
   }
 }
 inline void put(const GridCodes<quant::IQ2_XS>& c, quant::BlockIQ2_XS& b) {
   b.d = c.d;
   for (int n = 0; n < 32; ++n)
-    b.q[n] = static_cast<uint16_t>(c.entries[n / 2].index[n % 2] | (c.signs[n / 2][n % 2] & 127) << 9);
+    b.q[n] = static_cast<uint16_t>(c.index[n / 2][n % 2] | (c.signs[n / 2][n % 2] & 127) << 9);
   put_wide_scales(c.scale, b.scale, 16);
 }
 inline void put(const GridCodes<quant::IQ2_S>& c, quant::BlockIQ2_S& b) {
   b.d = c.d;
   for (int n = 0; n < 32; ++n) {
-    const int index = c.entries[n / 2].index[n % 2];
+    const int index = c.index[n / 2][n % 2];
     b.ql[n] = static_cast<uint8_t>(index);
     b.qh[n / 4] |= static_cast<uint8_t>(index >> 8 << n % 4 * 2);
     b.signs[n] = c.signs[n / 2][n % 2];
@@ -247,7 +262,7 @@ inline void put(const GridCodes<quant::IQ2_S>& c, quant::BlockIQ2_S& b) {
 inline void put(const GridCodes<quant::IQ3_XXS>& c, quant::BlockIQ3_XXS& b) {
   b.d = c.d;
   for (int g = 0; g < 8; ++g) {
-    for (int k = 0; k < 8; ++k) b.q[8 * g + k] = static_cast<uint8_t>(c.entries[g].index[k]);
+    for (int k = 0; k < 8; ++k) b.q[8 * g + k] = static_cast<uint8_t>(c.index[g][k]);
     put_word(signs_and_scale(c.signs[g], c.scale[g]), b.sign_scale + 4 * g);
   }
 }
@@ -255,7 +270,7 @@ inline void put(const GridCodes<quant::IQ3_S>& c, quant::BlockIQ3_S& b) {
   b.d = c.d;
   for (int g = 0; g < 8; ++g) {
     for (int k = 0; k < 8; ++k) {
-      const int index = c.entries[g].index[k];
+      const int index = c.index[g][k];
       b.ql[8 * g + k] = static_cast<uint8_t>(index);
       b.qh[g] |= static_cast<uint8_t>(index >> 8 << k);
     }
@@ -266,9 +281,9 @@ inline void put(const GridCodes<quant::IQ3_S>& c, quant::BlockIQ3_S& b) {
 inline void put(const GridCodes<quant::IQ1_S>& c, quant::BlockIQ1_S& b) {
   b.d = c.d;
   for (int g = 0; g < 8; ++g) {
-    int word = c.scale[g] << 12 | c.entries[g].index[0] >> 11 << 15;
+    int word = c.scale[g] << 12 | c.index[g][0] >> 11 << 15;
     for (int j = 0; j < 4; ++j) {
-      const int index = c.entries[g].index[j] & 2047;
+      const int index = c.index[g][j] & 2047;
       b.ql[4 * g + j] = static_cast<uint8_t>(index);
       word |= index >> 8 << 3 * j;
     }
@@ -278,7 +293,7 @@ inline void put(const GridCodes<quant::IQ1_S>& c, quant::BlockIQ1_S& b) {
 inline void put(const GridCodes<quant::IQ1_M>& c, quant::BlockIQ1_M& b) {
   for (int g = 0; g < 16; ++g) {
     for (int j = 0; j < 2; ++j) {
-      const int index = c.entries[g].index[j];
+      const int index = c.index[g][j];
       b.ql[2 * g + j] = static_cast<uint8_t>(index);
       b.qh[g] |= static_cast<uint8_t>((index >> 8 & 7) << 4 * j | index >> 11 << (4 * j + 3));
     }
@@ -291,38 +306,46 @@ template <typename Q>
 void quantize_grid(const float* x, const float* importance, typename Q::Block& b) {
   using T = GridType<Q>;
   using Codes = GridCodes<Q>;
+  constexpr int parts = Codes::groups / kLanes, weights = Q::group * kLanes;
+  const auto part = [&](int p) { return GridGroups<Q>(x + p * weights, importance + p * weights); };
   Codes c;
-  float wanted[Codes::groups], largest = 0.0f;
-  for (int g = 0; g < Codes::groups; ++g) {
-    wanted[g] = GridGroup<Q>(x + g * Q::group, importance + g * Q::group).wanted_scale();
-    largest = std::fmax(largest, wanted[g]);
+  V wanted[parts], n[parts] = {};
+  float largest = 0.0f;
+  for (int p = 0; p < parts; ++p) {
+    wanted[p] = part(p).wanted_scale();
+    for (int lane = 0; lane < kLanes; ++lane) largest = std::fmax(largest, wanted[p][lane]);
   }
   c.d = finite_half(largest / (T::unit * (2 * T::top + 1)));
-  const auto scale = [&](int n) { return to_float(c.d) * T::unit * static_cast<float>(2 * n + 1); };
-  Fit block;  // of d, the integers given
-  for (int g = 0; g < Codes::groups; ++g) {
-    const GridGroup<Q> group(x + g * Q::group, importance + g * Q::group);
-    const int middle = static_cast<int>(
-        std::clamp(std::nearbyint((wanted[g] * inverse(scale(0)) - 1.0f) * 0.5f), 0.0f, float{T::top}));
-    float least = INFINITY;
+  const auto scale = [&](V n) { return to_float(c.d) * T::unit * (2.0f * n + 1.0f); };
+  float xl = 0.0f, ll = 0.0f;  // for the best d, the integers given
+  for (int p = 0; p < parts; ++p) {
+    const GridGroups<Q> groups = part(p);
+    const V middle = round(clamp((wanted[p] * inverse(scale(splat(0.0f))) - 1.0f) * 0.5f, 0.0f, T::top));
+    V most = splat(-INFINITY);
     Fit chosen;
-    for (int n = std::max(middle - 1, 0); n <= std::min(middle + 1, T::top); ++n) {
-      const Entries<Q> found = group.entries(scale(n));
-      const float e = group.error(found, scale(n));
-      if (!(e < least)) continue;
-      least = e;
-      c.scale[g] = n;
-      chosen = found.fit;
+    for (const float step : {-1.0f, 0.0f, 1.0f}) {
+      const V tried = clamp(middle + step, 0.0f, T::top);
+      const Fit found = groups.entries(scale(tried)).fit;
+      const V explained = found.explained_by(scale(tried));
+      const I better = explained > most;
+      most = select(better, explained, most);
+      n[p] = select(better, tried, n[p]);
+      chosen.take(better, found);
     }
-    const float factor = T::unit * static_cast<float>(2 * c.scale[g] + 1);
-    block.xl += chosen.xl * factor;
-    block.ll += chosen.ll * factor * factor;
+    const V factor = T::unit * (2.0f * n[p] + 1.0f);
+    xl += sum(chosen.xl * factor);
+    ll += sum(chosen.ll * factor * factor);
   }
-  if (block.ll > 0.0f) c.d = finite_half(block.scale());
-  for (int g = 0; g < Codes::groups; ++g) {
-    const GridGroup<Q> group(x + g * Q::group, importance + g * Q::group);
-    c.entries[g] = group.entries(scale(c.scale[g]));
-    for (int j = 0; j < Q::group / 8; ++j) c.signs[g][j] = group.signs(j);
+  if (ll > 0.0f) c.d = finite_half(xl / ll);
+  for (int p = 0; p < parts; ++p) {
+    const GridGroups<Q> groups = part(p);
+    const Entries<Q> best = groups.entries(scale(n[p]));
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int g = p * kLanes + lane;
+      c.scale[g] = static_cast<int>(n[p][lane]);
+      for (int j = 0; j < Entries<Q>::count; ++j) c.index[g][j] = best.index[j][lane];
+      for (int j = 0; j < Q::group / 8; ++j) c.signs[g][j] = groups.signs(lane, j);
+    }
   }
   put(c, b);
 }

@@ -9,17 +9,22 @@ namespace pyllm::quantize::PYLLM_ISA {
 
 namespace {
 
+// Types whose blocks have one scale, eight blocks at once.
+template <typename Q>
+void several(const float* x, const float* importance, typename Q::Block* b, int count) {
+  if constexpr (Q::type == Type::MXFP4) {
+    quantize_power(x, importance, b, count);
+  } else if constexpr (Q::has_min) {
+    quantize_affine<Q>(x, importance, b, count);
+  } else {
+    quantize_scaled<Q>(x, importance, b, count);
+  }
+}
+
+// Types whose blocks have groups with scales of their own.
 template <typename Q>
 void one(const float* x, const float* importance, typename Q::Block& b) {
-  if constexpr (Q::type == Type::MXFP4) {
-    quantize_power(x, importance, b);
-  } else if constexpr (Q::scales == quant::Scales::Half) {
-    if constexpr (Q::has_min) {
-      quantize_affine<Q>(x, importance, b);
-    } else {
-      quantize_scaled<Q>(x, importance, b);
-    }
-  } else if constexpr (Q::scales == quant::Scales::Float) {
+  if constexpr (Q::scales == quant::Scales::Float) {
     quantize_grid<Q>(x, importance, b);
   } else if constexpr (Q::type == Type::Q2_K) {
     quantize_super_affine<Q, 15>(x, importance, b);
@@ -34,10 +39,17 @@ void one(const float* x, const float* importance, typename Q::Block& b) {
 
 template <typename Q>
 void row(const float* x, const float* importance, int64_t n, std::byte* out) {
-  for (int64_t i = 0; i < n; i += Q::block) {
-    typename Q::Block b{};
-    one<Q>(x + i, importance + i, b);
-    memcpy(out + i / Q::block * static_cast<int64_t>(sizeof(b)), &b, sizeof(b));
+  constexpr bool one_scale = Q::scales == quant::Scales::Half || Q::type == Type::MXFP4;
+  constexpr int64_t at_once = one_scale ? kLanes : 1;
+  for (int64_t first = 0; first < n / Q::block; first += at_once) {
+    typename Q::Block b[at_once] = {};
+    const int64_t i = first * Q::block, count = std::min(at_once, n / Q::block - first);
+    if constexpr (one_scale) {
+      several<Q>(x + i, importance + i, b, static_cast<int>(count));
+    } else {
+      one<Q>(x + i, importance + i, b[0]);
+    }
+    memcpy(out + first * static_cast<int64_t>(sizeof(b[0])), b, static_cast<size_t>(count) * sizeof(b[0]));
   }
 }
 
@@ -48,7 +60,7 @@ QuantizeRow quantizer(Type type) {
 #define PYLLM_X(Q) \
   case Type::Q:    \
     return row<quant::Q>;
-    PYLLM_WRITTEN_TYPES(PYLLM_X)
+    PYLLM_QUANT_TYPES(PYLLM_X)
 #undef PYLLM_X
     default:
       return nullptr;

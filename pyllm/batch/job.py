@@ -36,9 +36,12 @@ class Answerer(Protocol):
 
 @dataclass
 class Counts:
-    """How far a job is. rows: finished in this run; skipped: in runs before. size: bytes of their input."""
+    """How far a job is. rows: finished in this run; skipped: in runs before. size: bytes of their input.
+    running: being answered; computed: tokens of prompts and answers by now, where somebody counts them."""
 
     rows: int = 0
+    running: int = 0
+    computed: int = 0
     failed: int = 0
     skipped: int = 0
     prompt_tokens: int = 0
@@ -211,6 +214,7 @@ class Job:
 
     def _report(self) -> None:
         self.counts.seconds = time.monotonic() - self._started
+        self.counts.running = len(self._running)
         self._progress(self.counts)
 
 

@@ -33,16 +33,21 @@ def share(counts: Counts, total: int) -> float | None:
 
 
 def seconds_left(counts: Counts, total: int) -> float | None:
-    """At the pace so far, in bytes of the input."""
+    """At the pace so far, in bytes of the input; none while too few have finished to tell."""
     left = total - counts.size - counts.skipped_size
-    return counts.seconds * left / counts.size if total and counts.size and left >= 0 else None
+    early = not counts.size or counts.rows < counts.running  # the short ones finish first
+    return counts.seconds * left / counts.size if total and left >= 0 and not early else None
 
 
 def described(counts: Counts) -> str:
-    """'1,200 rows, 3 failed, 812 tokens/s'"""
+    """'1,200 rows, 3 failed, 64 running, 812 tokens/s'"""
     parts = [f"{counts.rows + counts.skipped:,} rows"]
     if counts.failed:
         parts.append(f"{counts.failed:,} failed")
+    if counts.running:
+        parts.append(f"{counts.running:,} running")
+    if counts.computed and not counts.rows:  # nothing has finished yet: show that it works
+        parts.append(f"{counts.computed:,} tokens computed")
     if counts.completion_tokens:
         parts.append(f"{counts.tokens_per_second:,.0f} tokens/s")
     return ", ".join(parts)
@@ -94,12 +99,13 @@ class BatchBar:
             from rich.console import Console
             from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
             from rich.progress import Progress as RichProgress
+            from rich.table import Column
 
             self._rich = RichProgress(
                 BarColumn(bar_width=20),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("{task.description}"),
+                TaskProgressColumn(table_column=Column(min_width=4, no_wrap=True)),
+                TimeElapsedColumn(table_column=Column(min_width=7, no_wrap=True)),
+                TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
                 console=Console(stderr=True),
                 transient=True,
             )

@@ -5,20 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pyllm.errors import PyllmError
-
-
-def check_plot(path: Path) -> None:
-    """PyllmError when a picture cannot be made or kept there; before anything is measured."""
-    try:
-        from matplotlib.backend_bases import FigureCanvasBase
-    except ImportError as error:
-        raise PyllmError("a plot needs matplotlib: pip install matplotlib, or 'pyllm[plot]'") from error
-    known = FigureCanvasBase.get_supported_filetypes()
-    if path.suffix.removeprefix(".").lower() not in known:
-        raise PyllmError(f"{path}: expected a file name that ends in one of .{', .'.join(sorted(known))}")
-    if not path.absolute().parent.is_dir():
-        raise PyllmError(f"{path}: there is no folder {path.absolute().parent}")
+from pyllm.pictures import save_picture
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -42,10 +29,7 @@ def plot(report: dict[str, Any], path: Path) -> None:
         axes.set_xlim(left=0)
         axes.set_title(f"{group[0]['test']}, tokens per second")
     figure.suptitle(f"{report['model']}, {report['device']}, {report['threads']} threads, {report['isa']}")
-    try:
-        figure.savefig(path, dpi=120)
-    except OSError as error:
-        raise PyllmError(f"{path}: {error.strerror or error}") from error
+    save_picture(figure, path)
 
 
 def _label(result: dict[str, Any]) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyllm.completion import Logprob, Timings, Usage
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pyllm.constraint import Constraint
     from pyllm.sampling import SamplingParams
 
 Messages = Sequence[Mapping[str, Any]]
@@ -65,12 +68,14 @@ class Stream(Protocol):
 
 class Engine(Protocol):
     """name: of the model. context: tokens that a conversation may have; 0: unknown. thinks: the model reasons
-    before it answers. note: what the user should know of it."""
+    before it answers. note: what the user should know of it. kv_bytes_per_token: of keys and values that can be
+    kept; 0: none can."""
 
     name: str
     context: int
     thinks: bool
     note: str
+    kv_bytes_per_token: int
 
     def prompt(self, messages: Messages, think: bool = True) -> Prompt:
         """`think`: False asks the model not to reason. PyllmError for what the template refuses."""
@@ -78,6 +83,10 @@ class Engine(Protocol):
 
     def count(self, text: str) -> int | None:
         """Tokens of a text; None when nobody can tell."""
+        ...
+
+    def check(self, constraint: Constraint) -> None:
+        """PyllmError when no answer can be made to keep it, as far as that is known before."""
         ...
 
     def start(self, prompt: Prompt, params: SamplingParams, chosen: Set[str] = frozenset()) -> Stream:
@@ -88,6 +97,14 @@ class Engine(Protocol):
 
     def warm(self, messages: Messages) -> None:
         """Reads a conversation ahead, where that can be done, until an answer is asked for."""
+        ...
+
+    def save_kv(self, tokens: Sequence[int], path: Path, stop: Callable[[], None]) -> int:
+        """As LLM.save_kv."""
+        ...
+
+    def load_kv(self, path: Path) -> list[int]:
+        """As LLM.load_kv."""
         ...
 
     def token(self, id: int) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,10 @@ from pyllm.parsers import Content, Parser, Reasoning, dialect_of
 from pyllm.sampling import SamplingParams
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyllm.completion import Piece
+    from pyllm.constraint import Constraint
     from pyllm.generation import Request
     from pyllm.llm import LLM
 
@@ -29,6 +32,7 @@ class LocalEngine:
     def __init__(self, llm: LLM, name: str) -> None:
         self.name = name
         self.context = llm.context
+        self.kv_bytes_per_token = llm.config.kv_bytes_per_token
         self._llm = llm
         self._warming: Request[Piece] | None = None
         template = llm.template
@@ -52,6 +56,10 @@ class LocalEngine:
     def count(self, text: str) -> int:
         return len(self._llm.tokenizer.encode(text, add_bos=False))
 
+    def check(self, constraint: Constraint) -> None:
+        tokens = self._llm.chat_tokens([{"role": "user", "content": "x"}])
+        self._llm.job(tokens, SamplingParams(constraint=constraint))
+
     def start(self, prompt: Prompt, params: SamplingParams, chosen: Set[str] = frozenset()) -> LocalStream:
         if self._warming is not None:
             self._llm.cancel(self._warming)  # what was read stays in the prefix cache
@@ -69,6 +77,12 @@ class LocalEngine:
         with suppress(PyllmError):  # one that does not fit is told of with the next question
             job = self._llm.job(self._llm.chat_tokens(messages), SamplingParams(max_tokens=1))
             self._warming = self._llm.submit(job, queue.SimpleQueue())
+
+    def save_kv(self, tokens: Sequence[int], path: Path, stop: Callable[[], None]) -> int:
+        return self._llm.save_kv(tokens, path, stop)
+
+    def load_kv(self, path: Path) -> list[int]:
+        return self._llm.load_kv(path)
 
     def token(self, id: int) -> str:
         return self._llm.tokenizer.piece(id)

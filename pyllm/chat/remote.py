@@ -6,7 +6,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,11 @@ from pyllm.completion import Timings, Usage
 from pyllm.errors import PyllmError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import httpx
 
+    from pyllm.constraint import Constraint
     from pyllm.sampling import SamplingParams
 
 # SamplingParams that OpenAI's form has; pyllm's servers take the others too.
@@ -68,6 +71,7 @@ class RemoteEngine:
         self.context = _whole(card.get("max_model_len")) or _whole(card.get("context_length"))
         self.thinks = True  # unknown: what comes as reasoning is shown as such
         self.note = ""
+        self.kv_bytes_per_token = 0
 
     @property
     def models(self) -> list[str]:
@@ -111,8 +115,17 @@ class RemoteEngine:
             }
         return RemoteStream(self._http, f"{self._base}/v1/chat/completions", asked)
 
+    def check(self, constraint: Constraint) -> None:
+        pass  # the server tells with the first answer
+
     def warm(self, messages: Messages) -> None:
         pass  # the server's work is not ours to spend
+
+    def save_kv(self, tokens: Sequence[int], path: Path, stop: Callable[[], None]) -> int:
+        return 0
+
+    def load_kv(self, path: Path) -> list[int]:
+        return []
 
     def token(self, id: int) -> None:
         return None

@@ -83,6 +83,7 @@ def _take(chat: Chat, text: str) -> bool:
         raise
     except PyllmError as error:
         raise PyllmError(f"{error}\nThis turn was not added to the conversation.") from error
+    chat.warm.grown(chat)
     return one is not None and one.done is None and one.error is None
 
 

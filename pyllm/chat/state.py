@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyllm.chat.output import colours
+from pyllm.chat.warm import Warm
 from pyllm.errors import PyllmError
 from pyllm.terminal import printable
 
@@ -77,6 +78,7 @@ class Chat:
     models: Callable[[Chat], list[str]]
     tell: Callable[[str], None]
     choose: Callable[[str], str] = lambda question: ""
+    warm: Warm = field(default_factory=Warm)
     chosen: dict[str, Any] = field(default_factory=dict)
     model: str = ""
     raw: bool = False
@@ -115,6 +117,7 @@ class Chat:
     def end(self) -> None:
         """The conversation onto the disk, the engine closed. One that is still loading cannot be stopped: then
         the process ends under it."""
+        self.warm.leave(self)
         if self.transcript is not None:
             self.transcript.close()
         self.loading.end()
@@ -132,8 +135,10 @@ class Chat:
 
     def go_on_with(self, conversation: Conversation, transcript: Transcript | None) -> None:
         """Another conversation in the place of this one."""
+        self.warm.leave(self)
         if self.transcript is not None:
             self.transcript.close()
+        self.warm = Warm(transcript.path if transcript else None)
         self.conversation, self.transcript = conversation, transcript
         self.answers, self.parent, self.draft, self.used, self.warned = [], None, "", 0, False
         self.attachments.clear()
@@ -143,6 +148,12 @@ class Chat:
         if self.constraint is not None:
             more["constraint"] = self.constraint
         return self.params(self.model, {**self.chosen, **more})
+
+    def take_warm(self, engine: Engine) -> Engine:
+        """Gives an engine what was kept of the conversation's keys and values."""
+        if tokens := self.warm.take(engine):
+            self.computed.append(tuple(tokens))
+        return engine
 
     def read_ahead(self) -> None:
         """Lets the model read the conversation while the person types."""

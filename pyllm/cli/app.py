@@ -5,37 +5,63 @@ from __future__ import annotations
 import os
 import re
 import sys
+from importlib import import_module
 
 import click
 from click.core import ParameterSource
 
 from pyllm import __version__
-from pyllm.cli.batch import batch
-from pyllm.cli.bench import bench
-from pyllm.cli.chat import chat
-from pyllm.cli.convert import convert
-from pyllm.cli.doctor import doctor
-from pyllm.cli.embed import embed
-from pyllm.cli.generate import generate
-from pyllm.cli.inspect import inspect
-from pyllm.cli.list import list_models
 from pyllm.cli.output import UsageError, note, visible
-from pyllm.cli.perplexity import perplexity
-from pyllm.cli.plan import plan
-from pyllm.cli.pull import pull
-from pyllm.cli.quantize import quantize
-from pyllm.cli.rm import rm
-from pyllm.cli.serve import serve
-from pyllm.cli.show import show
-from pyllm.cli.tokenize import tokenize
 from pyllm.errors import PyllmError
+
+# In the order of --help. Each is a module, imported only when it runs: start-up counts.
+NAMES = (
+    "generate",
+    "chat",
+    "batch",
+    "serve",
+    "pull",
+    "list",
+    "show",
+    "plan",
+    "rm",
+    "tokenize",
+    "embed",
+    "convert",
+    "quantize",
+    "prune",
+    "inspect",
+    "perplexity",
+    "eval",
+    "bench",
+    "doctor",
+)
+_FUNCTIONS = {"list": "list_models", "eval": "eval_"}  # others have the command's name
 
 
 class Commands(click.Group):
     """Turns every error into one clear line on standard error and an exit code."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order below, not the alphabet's
+        return list(NAMES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in NAMES:
+            return None
+        module = import_module(f"pyllm.cli.{cmd_name}")
+        command: click.Command = getattr(module, _FUNCTIONS.get(cmd_name, cmd_name))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in NAMES and not name.startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(name, NAMES)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {' or '.join(near)}?" if near else ""))
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -111,25 +137,3 @@ def app() -> None:
     """
     for stream in (sys.stdout, sys.stderr):
         visible(stream)
-
-
-for command in (
-    generate,
-    chat,
-    batch,
-    serve,
-    pull,
-    list_models,
-    show,
-    plan,
-    rm,
-    tokenize,
-    embed,
-    convert,
-    quantize,
-    inspect,
-    perplexity,
-    bench,
-    doctor,
-):
-    app.add_command(command)

@@ -14,6 +14,7 @@ from pyllm.cli.options import (
     find_model,
     json_flag,
     open_model,
+    read_file,
     sampling_options,
     sampling_params,
 )
@@ -70,16 +71,9 @@ def batch(
     schema: Path | None,
     max_sequences: int,
     drain_timeout: float,
-    context: int,
-    threads: int,
-    kv_memory: str,
-    kv_type: str,
-    no_pack: bool,
-    precise: bool,
-    device: str,
-    gpu_layers: int | None,
     as_json: bool,
-    **sampling: Any,
+    sampling: dict[str, Any],
+    **engine: Any,
 ) -> None:
     """Answer every row of INPUT (- or absent: standard input), many at a time. No row is lost or done twice:
     after Ctrl-C, a crash or a full disk, the same command goes on where OUTPUT ends.
@@ -127,9 +121,8 @@ def batch(
     source = Input(rows, forms.kind)
     path = find_model(model)
     name, defaults = _name_and_defaults(model, path)
-    job = _job_name(
-        path, forms, name, {**defaults, **chosen}, seed, context, kv_type, precise, device, gpu_layers
-    )
+    deciding = [engine[option] for option in ("context", "kv_type", "precise", "device", "gpu_layers")]
+    job = _job_name(path, forms, name, {**defaults, **chosen}, seed, *deciding)
     plan = Plan(
         source.records,
         forms,
@@ -143,18 +136,7 @@ def batch(
     if source.rereadable and not rows_left(source.records, done):
         _show(Counts(skipped=done.count, finished=True), output, as_json)
         return
-    with open_model(
-        path,
-        context,
-        threads,
-        kv_memory,
-        kv_type,
-        no_pack,
-        precise,
-        device,
-        gpu_layers,
-        max_sequences=max_sequences,
-    ) as llm:
+    with open_model(path, **engine, max_sequences=max_sequences) as llm:
         ended = _run(plan, done, llm, name, {**defaults, **chosen}, seed, drain_timeout, source.size)
     if ended.counts.finished and not ended.counts.rows + ended.counts.skipped:
         raise source.empty()
@@ -199,7 +181,12 @@ def _run(
         served = ServedModel(name, AsyncEngine(llm, asyncio.get_running_loop()), defaults)
         progress = batch_progress(size)
         offline = Offline(service, served, any_model=True, seed=seed)
-        job = Job(plan, done, offline, progress.update)
+
+        def show(counts: Counts) -> None:
+            counts.computed = llm.stats()["tokens_computed"]
+            progress.update(counts)
+
+        job = Job(plan, done, offline, show)
 
         def stop(number: int, within_s: float) -> None:
             signals.append(number)
@@ -236,7 +223,7 @@ def _forms(
     if lines and (as_csv or template):
         raise UsageError(f"--lines and {'--csv' if as_csv else '--template'}: give one of them")
     if template is not None and template.startswith("@"):
-        template = _read(Path(template[1:]), "--template")
+        template = read_file("--template", template[1:])
     return Forms(
         "csv" if as_csv else "lines" if lines else "jsonl",
         template or "",
@@ -248,7 +235,7 @@ def _forms(
 
 
 def _schema(path: Path) -> dict[str, Any]:
-    text = _read(path, "--schema")
+    text = read_file("--schema", path)
     try:
         schema = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -256,15 +243,6 @@ def _schema(path: Path) -> dict[str, Any]:
     if not isinstance(schema, dict):
         raise UsageError(f"--schema {path}: expected a JSON object, found {type(schema).__name__}")
     return schema
-
-
-def _read(path: Path, option: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{option} {path}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise UsageError(f"{option} {path}: expected UTF-8") from None
 
 
 def _output(path: Path | None, source: Input, job: str, overwrite: bool) -> Output | StreamOutput:

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from pyllm.cli.options import COUNT, device_options, find_model, json_flag, optional_model, options_named
-from pyllm.cli.output import UsageError, note, show_json, table
+from pyllm.cli.output import UsageError, note, show_json, status, table
 from pyllm.errors import PyllmError
 
 PARTS = ("start", "prompt", "decode")
@@ -133,9 +133,9 @@ def _model(model: str | None, shape: str | None, plot: Path | None) -> tuple[str
     name = ""
     try:
         if plot is not None:
-            from pyllm.bench.plot import check_plot
+            from pyllm.pictures import check_picture
 
-            check_plot(plot)
+            check_picture(plot)
         if shape is not None:
             from pyllm.shapes.cached import parse_shape, shape_file
 
@@ -150,16 +150,10 @@ def _model(model: str | None, shape: str | None, plot: Path | None) -> tuple[str
 
 
 def _run(run: Any) -> bool:
-    """Whether it was interrupted. On a terminal it shows what it does."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    """Whether it was interrupted."""
     try:
-        if console.is_terminal:
-            with console.status("") as status:
-                run.run(status.update)
-        else:
-            run.run(lambda _: None)
+        with status() as tell:
+            run.run(tell)
     except KeyboardInterrupt:
         return True
     return False

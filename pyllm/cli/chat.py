@@ -59,15 +59,8 @@ def chat(
     think: str,
     no_save: bool,
     as_json: bool,
-    context: int,
-    threads: int,
-    kv_memory: str,
-    kv_type: str,
-    no_pack: bool,
-    precise: bool,
-    device: str,
-    gpu_layers: int | None,
-    **sampling: Any,
+    sampling: dict[str, Any],
+    **engine: Any,
 ) -> None:
     """Talk with MODEL. Ctrl-C stops an answer (what came is kept), Ctrl-D leaves, /help lists the commands.
 
@@ -91,24 +84,24 @@ def chat(
     from pyllm.chat.loading import Loading
     from pyllm.chat.start import begin
     from pyllm.chat.state import Chat, shown
-
-    options: dict[str, Any] = {"context": context, "threads": threads, "kv_memory": kv_memory}
-    options.update(kv_type=kv_type, no_pack=no_pack, precise=precise, device=device, gpu_layers=gpu_layers)
+    from pyllm.chat.warm import Warm
 
     def prepare(name: str) -> Callable[[], Engine]:
-        return _remote(server, name) if server else _local(name, options)
+        return _remote(server, name) if server else _local(name, engine)
 
     given = {name: value for name, value in sampling.items() if value is not None and value != ()}
-    conversation, transcript = begin(resume, again, not no_save, note)
+    conversation, transcript, path = begin(resume, again, not no_save, note)
     name = _model(model, conversation.model, server)
+    make = _prepared(prepare, name, asked=model is not None)
     session = Chat(
         conversation=conversation,
         transcript=transcript,
-        loading=Loading(_prepared(prepare, name, asked=model is not None)),
+        loading=Loading(lambda: session.take_warm(make())),
         params=_remote_params if server else _local_params,
         prepare=prepare,
         models=_names,
         tell=note,
+        warm=Warm(path),
         chosen=given,
         model=name,
         raw=raw,
@@ -185,11 +178,11 @@ def _prepared(prepare: Callable[[str], Callable[[], Engine]], name: str, asked: 
         ) from error
 
 
-def _local(name: str, options: Mapping[str, Any]) -> Callable[[], Engine]:
+def _local(name: str, engine: Mapping[str, Any]) -> Callable[[], Engine]:
     path = find_model(name)
 
     def make() -> Engine:
-        llm = open_model(path, **options)
+        llm = open_model(path, **engine)
         from pyllm.chat.local import LocalEngine
 
         return LocalEngine(llm, name)

@@ -6,7 +6,7 @@ import click
 
 from pyllm.cli.options import COUNT, json_flag
 from pyllm.cli.output import UsageError
-from pyllm.cli.quantize import report
+from pyllm.cli.quantize import repair_flag, report
 from pyllm.errors import PyllmError
 
 
@@ -15,8 +15,9 @@ from pyllm.errors import PyllmError
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--type", "mix", default="", metavar="TYPE", help="f16, bf16, q8_0 ...; absent: as it is stored.")
 @click.option("--threads", type=COUNT, default=0, help="CPU threads; absent: one per core that may be used.")
+@repair_flag
 @json_flag
-def convert(folder: Path, output: Path, mix: str, threads: int, as_json: bool) -> None:
+def convert(folder: Path, output: Path, mix: str, threads: int, repair: bool, as_json: bool) -> None:
     """Make one GGUF file of a Hugging Face folder: config.json, safetensors, tokenizer.json, chat template.
 
     Llama, Mistral, Qwen 2, Qwen 3 and Gemma 3 (its text model). The tokenizer is tried on texts in many
@@ -38,4 +39,4 @@ def convert(folder: Path, output: Path, mix: str, threads: int, as_json: bool) -
     except PyllmError as error:
         raise UsageError(str(error)) from error
     mix = mix or stored_type(folder)
-    report(folder, output, mix, run(folder, output, mix, threads=threads), as_json)
+    report(folder, output, mix, run(folder, output, mix, threads=threads, repair=repair), as_json)

@@ -16,10 +16,11 @@ ROOM = 250_000_000  # bytes: the default model and its packed weights
 
 
 @click.command()
-@click.option("--verify", is_flag=True, help="Read all packed weights and compare them with their checksums.")
+@click.option("--verify", is_flag=True, help="Read all that is kept and compare it with its checksums.")
 @click.option("--clear-packed", is_flag=True, help="Delete all packed weights.")
+@click.option("--clear-kv", is_flag=True, help="Delete the keys and values of all conversations.")
 @json_flag
-def doctor(verify: bool, clear_packed: bool, as_json: bool) -> None:
+def doctor(verify: bool, clear_packed: bool, clear_kv: bool, as_json: bool) -> None:
     """Tell what this machine offers and what pyllm makes of it. Exit code 1 when something is wrong.
 
     --json: {"versions", "cpu": {"name", "cores", "affinity", "quota", "threads"},
@@ -28,11 +29,15 @@ def doctor(verify: bool, clear_packed: bool, as_json: bool) -> None:
     "pci", "compute", "total_bytes", "free_bytes", "driver", "toolkit", "unusable"}]},
     "home": {"path", "writable", "free", "models", "total"},
     "packed": {"path", "limit", "total", "files": [{"name", "model", "bytes", "used", "problem"}]},
+    "kv": {"path", "limit", "total", "files": [{"name", "bytes", "used", "problem"}]},
     "problems": [...]}; bytes, quota in cores, and used in seconds since 1970.
 
     Packed weights of large models are kept in home, so that the next start only maps them; they are made anew
     when they are not there. PYLLM_PACK_LIMIT bounds them (such as 5GB; absent: 20 GB, or half of what is free
     where that is less; 0: none are kept or used); the least recently used go first.
+
+    Keys and values of conversations lie beside their transcripts, so that `pyllm chat -c` need not read them;
+    what is deleted or damaged is computed anew. PYLLM_KV_LIMIT bounds them likewise (absent: 5 GB).
 
     Example: pyllm doctor --verify
     """
@@ -41,6 +46,13 @@ def doctor(verify: bool, clear_packed: bool, as_json: bool) -> None:
         from pyllm.progress import megabytes
 
         note(f"packed weights: {megabytes(_clear())} deleted")
+    if clear_kv:
+        from pyllm.chat import warm
+        from pyllm.models import cache_errors
+        from pyllm.progress import megabytes
+
+        with cache_errors(warm.folder()):
+            note(f"keys and values of conversations: {megabytes(warm.clear())} deleted")
     about = {
         "versions": _versions(),
         "cpu": _cpu(),
@@ -49,6 +61,7 @@ def doctor(verify: bool, clear_packed: bool, as_json: bool) -> None:
         "cuda": _cuda(),
         "home": _home(problems),
         "packed": _packed(problems, verify),
+        "kv": _kv(problems, verify),
         "problems": problems,
     }
     if as_json:
@@ -229,6 +242,26 @@ def _packed(problems: list[str], verify: bool) -> dict[str, Any]:
     return {"path": str(packs.folder()), "limit": limit, "total": total, "files": files}
 
 
+def _kv(problems: list[str], verify: bool) -> dict[str, Any]:
+    from pyllm.chat import warm
+    from pyllm.errors import PyllmError
+    from pyllm.private_files import bytes_of, used_at
+
+    try:
+        limit = warm.limit()
+    except PyllmError as error:
+        problems.append(str(error))
+        limit = 0
+    files: list[dict[str, Any]] = []
+    for path in sorted(warm.kept(), key=used_at, reverse=True):
+        if problem := warm.problem_of(path, verify):
+            problems.append(f"{path}: {problem}; it is not used, and --clear-kv deletes it")
+        about = {"name": path.name, "bytes": bytes_of([path]), "used": used_at(path), "problem": problem}
+        files.append(about)
+    total = sum(file["bytes"] for file in files)
+    return {"path": str(warm.folder()), "limit": limit, "total": total, "files": files}
+
+
 def _clear() -> int:
     from pyllm import packs
     from pyllm.models import cache_errors
@@ -271,5 +304,8 @@ def _print(about: dict[str, Any]) -> None:
     for file in packed["files"]:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(file["used"]))
         rows += [("", f"{file['model'] or file['name']}: {megabytes(file['bytes'])}, used {used}")]
+    kv = about["kv"]
+    count = f" ({len(kv['files'])} conversations)" if kv["files"] else ""
+    rows += [("keys and values", f"{megabytes(kv['total'])} of at most {megabytes(kv['limit'])}{count}")]
     rows += [("problem", problem) for problem in about["problems"]] or [("problems", "none found")]
     fields(rows)

@@ -43,16 +43,9 @@ def generate(
     json_schema: str | None,
     regex: str | None,
     grammar: str | None,
-    context: int,
-    threads: int,
-    kv_memory: str,
-    kv_type: str,
-    no_pack: bool,
-    precise: bool,
-    device: str,
-    gpu_layers: int | None,
     as_json: bool,
-    **sampling: Any,
+    sampling: dict[str, Any],
+    **engine: Any,
 ) -> None:
     """Continue a text. The continuation goes to standard output as it comes, statistics to standard error.
 
@@ -78,7 +71,7 @@ def generate(
     sampling["constraint"] = constraint(json_schema, regex, grammar)
     path = find_model(model)
     params = sampling_params(model, sampling)
-    with open_model(path, context, threads, kv_memory, kv_type, no_pack, precise, device, gpu_layers) as llm:
+    with open_model(path, **engine) as llm:
         if chat or system is not None:
             messages = (
                 [{"role": "system", "content": read_text(system, "--system")}] if system is not None else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,9 +33,9 @@ model_argument = click.argument("model")
 optional_model = click.argument("model", required=False)
 kv_type_option = click.option(
     "--kv-type",
-    type=click.Choice(("f16", "q8_0", "q8_q4", "q4_0")),
+    type=click.Choice(("f16", "q8_0", "q8_q4", "q6_q4", "q4_0")),
     default="f16",
-    help="Of the KV cache: q8_0 takes half the memory, q8_q4 40 %, q4_0 a quarter at a loss.",
+    help="Of the KV cache: q8_0 takes half the memory, q8_q4 40 %, q6_q4 a third, q4_0 a quarter at a loss.",
 )
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
@@ -111,6 +113,12 @@ def engine_options(command: F) -> F:
     return command
 
 
+def engine_values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a command's values those of ENGINE, for open_model."""
+    names = inspect.signature(open_model).parameters
+    return {name: given[name] for name in names if name in given and name != "path"}
+
+
 def constraint_options(command: F) -> F:
     """Adds CONSTRAINT."""
     for option in reversed(CONSTRAINT):
@@ -125,9 +133,9 @@ def constraint(json_schema: str | None, regex: str | None, grammar: str | None) 
     if len(names) > 1:
         raise UsageError(f"{' and '.join(names)}: expected only one of them")
     if json_schema is not None and not json_schema.lstrip().startswith("{"):
-        json_schema = _file("--json-schema", json_schema)
+        json_schema = read_file("--json-schema", json_schema)
     if grammar is not None:
-        grammar = _file("--grammar", grammar)
+        grammar = read_file("--grammar", grammar)
     from pyllm.constraint import Constraint
 
     try:
@@ -147,20 +155,28 @@ def constraint(json_schema: str | None, regex: str | None, grammar: str | None) 
         raise UsageError(f"{names[0]}: {str(error).removeprefix('constraint: ')}") from error
 
 
-def _file(option: str, path: str) -> str:
+def read_file(option: str, path: str | Path) -> str:
+    """The text of the file that an option names. UsageError when there is none."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{option} {path}: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError) as error:
-        raise UsageError(f"{option} {path}: expected a text file") from error
+        raise UsageError(f"{option} {path}: expected a text file in UTF-8") from error
 
 
-def sampling_options(command: F) -> F:
-    """Adds SAMPLING."""
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds SAMPLING; the command gets their values as one mapping, `sampling`."""
+    signature = inspect.signature(SamplingParams)
+
+    @functools.wraps(command)
+    def collected(**given: Any) -> Any:
+        sampling = {name: given.pop(name) for name in signature.parameters if name in given}
+        return command(sampling=sampling, **given)
+
     for option in reversed(SAMPLING):
-        command = option(command)
-    return command
+        collected = option(collected)
+    return collected
 
 
 def open_model(

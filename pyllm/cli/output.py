@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from pyllm.errors import PyllmError
@@ -24,6 +25,20 @@ def note(text: str) -> None:
 def show_json(document: Any) -> None:
     """One JSON document on standard output."""
     print(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+@contextmanager
+def status() -> Iterator[Callable[[str], None]]:
+    """Call what this gives with what is being done now: a terminal shows it on one line."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("") as line:
+        yield lambda text: line.update(escape(text))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[str] = ()) -> None:

@@ -37,7 +37,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
 @click.option("--cors-origin", multiple=True, help="A web page's origin that may ask; *: any.")
 @click.option("--tls-cert", type=click.Path(path_type=Path), help="Certificate file (PEM), for https.")
 @click.option("--tls-key", type=click.Path(path_type=Path), help="Its key file, not encrypted.")
-@click.option("--strict", is_flag=True, help="Refuse unknown top-level fields in requests.")
+@click.option("--strict", is_flag=True, help="Refuse unknown fields in requests, nested ones too.")
 @click.option(
     "--pooling",
     type=click.Choice(POOLINGS),

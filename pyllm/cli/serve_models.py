@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pyllm.cli.options import asker, open_model, parse_bytes
+from pyllm.cli.options import asker, engine_values, open_model, parse_bytes
 from pyllm.cli.output import UsageError
 from pyllm.errors import PyllmError
 
@@ -55,18 +55,10 @@ def _source(model: str | None, alias: str, given: Mapping[str, Any]) -> Source:
     def load(kv_bytes: int) -> LLM:
         from pyllm.sampling import SamplingParams
 
-        llm = open_model(
-            path,
-            given["context"],
-            given["threads"],
-            str(kv_bytes) if kv_bytes else given["kv_memory"],
-            given["kv_type"],
-            given["no_pack"],
-            given["precise"],
-            given["device"],
-            given["gpu_layers"],
-            max_sequences=given["max_sequences"],
-        )
+        engine = engine_values(given)
+        if kv_bytes:
+            engine["kv_memory"] = str(kv_bytes)
+        llm = open_model(path, **engine, max_sequences=given["max_sequences"])
         _ = llm.template  # compiled now
         llm.generate([[0]], SamplingParams(max_tokens=1))  # the first pass over the weights reads them in
         return llm

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pyllm.models import Manifest
 
 # Bits of one key element and one value element, scales counted in.
-KV_BITS = {"f16": (16, 16), "q8_0": (8.5, 8.5), "q8_q4": (8.5, 4.5), "q4_0": (4.5, 4.5)}
+KV_BITS = {"f16": (16, 16), "q8_0": (8.5, 8.5), "q8_q4": (8.5, 4.5), "q6_q4": (6.5, 4.5), "q4_0": (4.5, 4.5)}
 
 
 @click.command()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 
+from pyllm.parsers.forced import Json
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Steps
 from pyllm.parsers.values import JSON, value
@@ -19,9 +21,9 @@ class _Section(Format):
     call_end: str
     section_end: str
 
+    @abstractmethod
     def head(self) -> Steps[tuple[str, str] | None]:
         """A call's (name, id); None where there is none."""
-        raise NotImplementedError
 
     def read(self, marker: str) -> Steps[None]:
         s = self.s
@@ -61,6 +63,9 @@ class DeepSeek(_Section):
     section_end = "<｜tool▁calls▁end｜>"
     markers = ("<｜tool▁calls▁begin｜>", call)
     texts = (call_end, section_end, "<｜tool▁sep｜>")
+    written = Json(
+        f"{call}NAME<｜tool▁sep｜>", call_end, begin="<｜tool▁calls▁begin｜>", between="", end=section_end
+    )
 
     def head(self) -> Steps[tuple[str, str] | None]:
         s = self.s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pyllm.parsers.forced import Json
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Steps
 from pyllm.parsers.values import JSON, value
@@ -15,6 +16,7 @@ class Functionary(Format):
     """The markers are words."""
 
     markers = ("<function=",)
+    written = Json("<function=NAME>", "</function>", between="")
     quotable = True
 
     def read(self, marker: str) -> Steps[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import ClassVar
 
+from pyllm.parsers.forced_parameters import Parameters
 from pyllm.parsers.generic import Bare
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Format, Outcome
@@ -54,6 +55,19 @@ class _Braces(Format):
         yield from self.close(Outcome.WHOLE if good else Outcome.BROKEN, self.end)
 
 
+def _written(start: str, quote: str, end: str) -> Parameters:
+    return Parameters(
+        f"{start}call:NAME{{",
+        f"}}{end}",
+        "NAME:",
+        text_end=quote,
+        text_parameter=f"NAME:{quote}",
+        separator=",",
+        names=re.compile(r"[\w\-.]{1,200}"),
+        simple=True,
+    )
+
+
 class Gemma4(_Braces):
     """<|tool_call>call:f{city:<|"|>Rome<|"|>}<tool_call|>"""
 
@@ -61,6 +75,7 @@ class Gemma4(_Braces):
     quote = '<|"|>'
     end = "<tool_call|>"
     texts = (quote, end)
+    written = _written("<|tool_call>", quote, end)
 
 
 class FunctionGemma(_Braces):
@@ -70,3 +85,4 @@ class FunctionGemma(_Braces):
     quote = "<escape>"
     end = "<end_function_call>"
     texts = (quote, end)
+    written = _written("<start_function_call>", quote, end)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyllm.parsers.forced import GENERIC
+from pyllm.parsers.forced import GENERIC, Written
 from pyllm.parsers.hermes import read_block
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Format
@@ -14,7 +14,7 @@ class Bare(Format):
     """A call, or a list of calls, that begins a line. Lists also in Python's notation: [f(x=1), g()]."""
 
     bare = ("{", "[")
-    written = GENERIC
+    written: Written | None = GENERIC
 
     def read(self, marker: str) -> Steps[None]:
         yield from self.read_bare(marker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pyllm.parsers.forced_parameters import Parameters
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Markers, Steps
 from pyllm.parsers.values import escaped
@@ -19,6 +20,16 @@ class Glm(Format):
 
     markers = ("<tool_call>",)
     texts = (_END, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
+    written = Parameters(
+        "<tool_call>NAME\n",
+        _END,
+        "<arg_key>NAME</arg_key>\n<arg_value>",
+        "</arg_value>\n",
+        "</arg_value>",
+        "\n",
+        between="\n",
+        names=re.compile(r"[^<\n]{1,200}"),
+    )
     quotable = True
 
     def read(self, marker: str) -> Steps[None]:

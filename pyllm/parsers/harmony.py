@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import re
 
+from pyllm.parsers.forced import Json
 from pyllm.parsers.parser import Format
+from pyllm.parsers.reasoning import Thinking
 from pyllm.parsers.stream import Markers, Steps
 
 _CHANNEL, _MESSAGE, _START = "<|channel|>", "<|message|>", "<|start|>"
@@ -13,12 +15,16 @@ _HEADER = Markers(_MESSAGE)
 _ENDS = Markers("<|end|>", "<|call|>", "<|return|>", _START)
 _TO = re.compile(r"to=(?:functions\.)?([\w.\-]+)")
 
+ANALYSIS = Thinking(f"{_CHANNEL}analysis{_MESSAGE}", f"<|end|>{_START}assistant")
+FINAL = f"{_CHANNEL}final{_MESSAGE}"
+
 
 class Harmony(Format):
     """All markers are control tokens. The prompt ends with `<|start|>assistant`, so headers begin at once."""
 
     markers = (_CHANNEL, _START)
     bare = (" to=",)
+    written = Json(f"{_CHANNEL}commentary to=functions.NAME <|constrain|>json{_MESSAGE}", "", single=True)
     texts = ("<|end|>", "<|call|>", "<|return|>", "<|constrain|>", _MESSAGE)
 
     def read(self, marker: str) -> Steps[None]:

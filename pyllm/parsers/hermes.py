@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pyllm.parsers.forced import Written
+from pyllm.parsers.forced import Json
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Format
 from pyllm.parsers.stream import Steps
@@ -35,4 +35,4 @@ class Hermes(JsonBlocks):
     ends: ClassVar = {"<tool_call>": "</tool_call>"}
     texts = ("</tool_call>",)
     quotable = True
-    written = Written('<tool_call>\n{"name": "NAME", "arguments": ', close="}\n</tool_call>", between="\n")
+    written = Json('<tool_call>\n{"name": "NAME", "arguments": ', close="}\n</tool_call>", between="\n")

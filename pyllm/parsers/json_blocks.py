@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pyllm.parsers.forced import Written
+from pyllm.parsers.forced import Json
 from pyllm.parsers.hermes import JsonBlocks
 
 
@@ -22,7 +22,7 @@ class Nemotron(JsonBlocks):
     markers = ("<TOOLCALL>",)
     ends: ClassVar = {"<TOOLCALL>": "</TOOLCALL>"}
     texts = ("</TOOLCALL>",)
-    written = Written('{"name": "NAME", "arguments": ', begin="<TOOLCALL>[", end="]</TOOLCALL>")
+    written = Json('{"name": "NAME", "arguments": ', begin="<TOOLCALL>[", end="]</TOOLCALL>")
 
 
 class ToolCalls(JsonBlocks):
@@ -31,7 +31,7 @@ class ToolCalls(JsonBlocks):
     markers = ("<tool_calls>",)
     ends: ClassVar = {"<tool_calls>": "</tool_calls>"}
     texts = ("</tool_calls>",)
-    written = Written('{"name": "NAME", "arguments": ', begin="<tool_calls>[", end="]</tool_calls>")
+    written = Json('{"name": "NAME", "arguments": ', begin="<tool_calls>[", end="]</tool_calls>")
     quotable = True
 
 
@@ -40,6 +40,7 @@ class GigaChat(JsonBlocks):
 
     markers = ("<|function_call|>",)
     ends: ClassVar = {"<|function_call|>": "<|message_sep|>"}
+    written = Json('<|function_call|>{"name": "NAME", "arguments": ', between="\n")
 
 
 class Granite(JsonBlocks):
@@ -48,4 +49,4 @@ class Granite(JsonBlocks):
     markers = ("<|tool_call|>",)
     ends: ClassVar = {"<|tool_call|>": "<|/tool_call|>"}
     texts = ("<|/tool_call|>",)
-    written = Written('{"name": "NAME", "arguments": ', begin="<|tool_call|>[", end="]")
+    written = Json('{"name": "NAME", "arguments": ', begin="<|tool_call|>[", end="]")

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Format
-from pyllm.parsers.python_calls import python_calls
+from pyllm.parsers.python_calls import python_calls, written
 from pyllm.parsers.stream import Steps
 
 
@@ -30,6 +30,7 @@ class Lfm2(PythonBlocks):
     markers = ("<|tool_call_start|>",)
     ends: ClassVar = {"<|tool_call_start|>": "<|tool_call_end|>"}
     texts = ("<|tool_call_end|>",)
+    written = written("<|tool_call_start|>[", "]<|tool_call_end|>")
 
 
 class Olmo3(PythonBlocks):
@@ -38,4 +39,5 @@ class Olmo3(PythonBlocks):
     markers = ("<function_calls>",)
     ends: ClassVar = {"<function_calls>": "</function_calls>"}
     texts = ("</function_calls>",)
+    written = written("<function_calls>", "</function_calls>", between="\n")
     quotable = True

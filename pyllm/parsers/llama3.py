@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 
-from pyllm.parsers.forced import Written
+from pyllm.parsers.forced import Json
 from pyllm.parsers.generic import Bare
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Outcome
-from pyllm.parsers.python_calls import python_arguments
+from pyllm.parsers.python_calls import python_arguments, written
 from pyllm.parsers.stream import Markers, Steps
 from pyllm.parsers.values import escaped
 
@@ -22,7 +22,7 @@ class Llama3(Bare):
     """The tag is a control token."""
 
     markers = (_TAG,)
-    written = Written('{"name": "NAME", "parameters": ', between="; ")
+    written = Json('{"name": "NAME", "parameters": ', between="; ")
 
     def read(self, marker: str) -> Steps[None]:
         if marker != _TAG:
@@ -57,6 +57,7 @@ class Llama4(Bare):
 
     markers = ("<|python_start|>",)
     texts = ("<|python_end|>",)
+    written = written("[", "]")
 
     def read(self, marker: str) -> Steps[None]:
         if marker in self.bare:

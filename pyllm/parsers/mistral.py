@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from pyllm.parsers.forced import Written
+from pyllm.parsers.forced import Json
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Steps
@@ -20,7 +20,7 @@ class Mistral(Format):
 
     markers = ("[TOOL_CALLS]",)
     texts = ("[ARGS]", "[CALL_ID]")
-    written = Written('{"name": "NAME", "arguments": ', begin="[TOOL_CALLS][", end="]")
+    written = Json('{"name": "NAME", "arguments": ', begin="[TOOL_CALLS][", end="]")
     new_id = staticmethod(short_call_id)
 
     def read(self, marker: str) -> Steps[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -21,7 +22,7 @@ class Outcome(Enum):
     BROKEN = auto()  # its arguments are not well formed; the stream stands where they stop being so
 
 
-class Format:
+class Format(ABC):
     """One way to write tool calls. A subclass states where calls may begin and reads them.
 
     markers: begin a call wherever they come. bare: begin one at the beginning of a line; any text has these,
@@ -41,9 +42,9 @@ class Format:
         self.w = writer
         self.tools = tools
 
+    @abstractmethod
     def read(self, marker: str) -> Steps[None]:
         """Reads what follows a marker, which has been taken. What the stream keeps in the end is given back."""
-        raise NotImplementedError
 
     def start(self, name: str, id: str = "") -> None:
         """It is a call: nothing before here is given back any more."""
@@ -88,6 +89,7 @@ class Parser:
         self._inside = inside
         self._steps = self._run()
         self._done = False
+        self.called = False  # a call has been read to its end, and what follows is no other one at once
 
     def feed(self, text: str) -> list[Delta]:
         """More of the answer."""
@@ -127,6 +129,7 @@ class Parser:
             elif format and self._counts(format, marker):
                 s.keep(marker)
                 yield from format.read(marker)
+                self.called = self.called or w.calls > 0
                 if back := s.kept():
                     w.content(back)
             else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pyllm.parsers.forced_parameters import Parameters
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Steps
 from pyllm.parsers.values import PYTHON, escaped, value
@@ -12,6 +13,12 @@ _NAME = re.compile(r"[\w.\-]")
 _WORD = re.compile(r"\w")
 _LONGEST = 200  # characters of a name
 _WORDS = {"True": "true", "False": "false", "None": "null", "true": "true", "false": "false", "null": "null"}
+
+
+def written(begin: str, end: str, between: str = ", ") -> Parameters:
+    """How calls are forced: JSON's strings are Python's too, and its words true, false and null are read."""
+    names = re.compile(r"[A-Za-z_]\w{0,199}")
+    return Parameters("NAME(", ")", "NAME=", separator=", ", begin=begin, between=between, end=end, names=names)
 
 
 def python_calls(f: Format, known_only: bool, opened: bool = False) -> Steps[Outcome]:

@@ -60,10 +60,11 @@ class Tools:
     def _kinds(self, name: str, parameter: str) -> set[str]:
         """Kinds of JSON value that the schema allows; none where it does not say."""
         schema = self._parameters.get(name, {}).get(parameter)
-        return _kinds_of(schema) if isinstance(schema, Mapping) else set()
+        return kinds_of(schema) if isinstance(schema, Mapping) else set()
 
 
-def _kinds_of(schema: Mapping[str, Any]) -> set[str]:
+def kinds_of(schema: Mapping[str, Any]) -> set[str]:
+    """Kinds of JSON value that a schema allows; none where it does not say."""
     kinds = schema.get("type")
     if isinstance(kinds, str):
         kinds = [kinds]
@@ -76,7 +77,7 @@ def _kinds_of(schema: Mapping[str, Any]) -> set[str]:
         options = schema.get(key)
         if isinstance(options, list):
             found = [
-                _kinds_of(o) if isinstance(o, Mapping) and not (o.keys() & {"anyOf", "oneOf"}) else set()
+                kinds_of(o) if isinstance(o, Mapping) and not (o.keys() & {"anyOf", "oneOf"}) else set()
                 for o in options
             ]
             return set().union(*found) if all(found) else set()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pyllm.parsers.forced_parameters import Parameters
 from pyllm.parsers.json_calls import json_calls
 from pyllm.parsers.parser import Format, Outcome
 from pyllm.parsers.stream import Markers, Steps
@@ -109,6 +110,15 @@ class Qwen3Coder(Xml):
     section = (("<tool_call>", "</tool_call>"),)
     tags = Tags("<function=", "</function>", "<parameter=", "</parameter>", ((">", None),))
     texts = ("</tool_call>",)
+    written = Parameters(
+        "<tool_call>\n<function=NAME>\n",
+        "</function>\n</tool_call>",
+        "<parameter=NAME>\n",
+        "\n</parameter>\n",
+        "</parameter>",
+        "\n",
+        between="\n",
+    )
     quotable = True
 
 
@@ -119,6 +129,15 @@ class Seed(Xml):
     section = (("<seed:tool_call>", "</seed:tool_call>"),)
     tags = Qwen3Coder.tags
     texts = ("</seed:tool_call>",)
+    written = Parameters(
+        "<seed:tool_call>\n<function=NAME>\n",
+        "</function>\n</seed:tool_call>",
+        "<parameter=NAME>",
+        "</parameter>\n",
+        "</parameter>",
+        "\n",
+        between="\n",
+    )
 
 
 class MiniMax(Xml):
@@ -128,6 +147,16 @@ class MiniMax(Xml):
     section = (("<minimax:tool_call>", "</minimax:tool_call>"),)
     tags = Tags('<invoke name="', "</invoke>", '<parameter name="', "</parameter>", (('">', None),))
     texts = ("</minimax:tool_call>",)
+    written = Parameters(
+        '<invoke name="NAME">\n',
+        "</invoke>\n",
+        '<parameter name="NAME">',
+        "</parameter>\n",
+        "</parameter>",
+        "\n",
+        begin="<minimax:tool_call>\n",
+        end="</minimax:tool_call>",
+    )
 
 
 class DeepSeekXml(Xml):
@@ -146,3 +175,14 @@ class DeepSeekXml(Xml):
         (('" string="true">', True), ('" string="false">', False), ('">', None)),
     )
     texts = (*(end for _, end in section), tags.call, tags.call_end)
+    written = Parameters(
+        '<｜DSML｜invoke name="NAME">\n',
+        "</｜DSML｜invoke>\n",
+        '<｜DSML｜parameter name="NAME" string="false">',
+        "</｜DSML｜parameter>\n",
+        "</｜DSML｜parameter>",
+        "\n",
+        '<｜DSML｜parameter name="NAME" string="true">',
+        begin="<｜DSML｜function_calls>\n",
+        end="</｜DSML｜function_calls>",
+    )

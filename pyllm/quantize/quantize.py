@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 SLICE = 1 << 22  # weights quantized at once
 QUANTIZATION_VERSION = 2  # of the layouts, as ggml counts them
 
+_OF_QUANTIZING = ("quantize.", "pyllm.quantize.")  # metadata that tells of the input's own quantization
+
 Importance = Mapping[str, NDArray[np.float32]]  # tensor name -> [columns], or [expert * columns] of experts
 
 
@@ -56,12 +58,14 @@ def quantize(
     threads: int = 0,
     repair: bool = False,
     progress: Progress | None = None,
+    more_metadata: Mapping[str, Value] | None = None,
 ) -> Quantized:
     """Writes the model in `path` to `target` with the types of a mix such as q4_k_m (pyllm.mixes.MIXES).
 
     path: a GGUF file or a Hugging Face folder.
     overrides: the first whose pattern is in a matrix's name decides its type. pure: the mix's main type for
     every matrix. importance: how much a squared error counts. repair: NaN and infinite weights become 0.
+    more_metadata: beside what the input has.
     `target` gets its name only when it is whole. PyllmError for a bad file, weights that are not finite, types
     that do not fit, a full disk, and a target that is the source.
     """
@@ -70,14 +74,31 @@ def quantize(
     if not source.tensors:
         raise PyllmError(f"{path}: the file has no tensors")
     check_target(target, source.paths)
-    metadata = {key: value for key, value in source.metadata().items() if not key.startswith("quantize.")}
+    metadata = {key: value for key, value in source.metadata().items() if not key.startswith(_OF_QUANTIZING)}
     plan = make_plan(source, metadata, chosen, overrides, pure, importance is not None)
     metadata["general.file_type"] = Value(int(chosen.file_type), GGUFValueType.UINT32)
     metadata["general.quantization_version"] = Value(QUANTIZATION_VERSION, GGUFValueType.UINT32)
+    metadata |= more_metadata or {}
 
     notes = [*source.notes, *notes_on(plan, chosen, importance)]
     if importance is not None:
         notes += check_importance(importance, plan)
+
+    write_planned(source, target, metadata, plan, importance, threads, repair, progress)
+    return Quantized(plan, source.n_bytes, target.stat().st_size, notes)
+
+
+def write_planned(
+    source: Source,
+    target: Path,
+    metadata: Mapping[str, Value],
+    plan: Sequence[Planned],
+    importance: Importance | None = None,
+    threads: int = 0,
+    repair: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Writes a source's tensors in their planned types. `target` gets its name only when it is whole."""
 
     def tensor(planned: Planned) -> Tensor:
         weights = None if importance is None else importance.get(planned.name)
@@ -92,7 +113,6 @@ def quantize(
         write_gguf(target, architecture, metadata, [tensor(t) for t in plan], show.update)
     finally:
         show.close()
-    return Quantized(plan, source.n_bytes, target.stat().st_size, notes)
 
 
 def check_target(target: Path, sources: Sequence[str]) -> None:

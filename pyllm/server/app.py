@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.routing import Route as Routed
 
-from pyllm import __version__
 from pyllm.server import anthropic, batch_protocol, protocol, responses_protocol
 from pyllm.server.batches import Batches
 from pyllm.server.chat import Chat
@@ -118,15 +119,6 @@ def routes(service: Service) -> list[Route]:
 
 def create_app(service: Service) -> ASGIApp:
     """The whole server as an ASGI application."""
-    # No pages of interactive documentation: they load scripts from elsewhere.
-    app = FastAPI(
-        title="pyllm",
-        version=__version__,
-        openapi_url=None,
-        docs_url=None,
-        redoc_url=None,
-        redirect_slashes=False,
-    )
 
     async def openapi(request: Request) -> Response:
         """This interface, for machines."""
@@ -139,27 +131,24 @@ def create_app(service: Service) -> ASGIApp:
         Route("GET", "/", page.get, media="text/html"),
     ]
     described = document(table)
-    methods = {path: ["GET", "HEAD"] for path in page.paths}
-    for path in page.paths:
-        app.add_api_route(path, page.get, methods=methods[path], response_model=None)
-    for route in table:
-        if route.path not in page.paths:
-            app.add_api_route(route.path, route.endpoint, methods=[route.method], response_model=None)
-            methods.setdefault(route.path, []).append(route.method)
+    routed = [Routed(path, page.get) for path in page.paths]
+    routed += [Routed(r.path, r.endpoint, methods=[r.method]) for r in table if r.path not in page.paths]
+    paths = frozenset(route.path for route in routed)
 
     async def explain(request: Request, error: Exception) -> Response:
         told = as_api_error(error)
         if told.status == 405:  # the router tells of one method only
-            told.headers = {"allow": ", ".join(methods[request.scope["route"].path])}
+            found = [route.methods or () for route in routed if route.matches(request.scope)[0] != Match.NONE]
+            told.headers = {"allow": ", ".join(sorted(set().union(*found)))}
         # Not the message: it may hold what the user wrote.
         exchange_of(request).note = " ".join(filter(None, (told.code or told.kind, told.param)))
         body = encoded_error(told, request.scope["path"])
         return Response(body, told.status, told.headers, media_type="application/json")
 
-    kinds: tuple[Any, ...] = (ApiError, ClientLeftError, HTTPException, Exception)
-    for kind in kinds:
-        app.add_exception_handler(kind, explain)
-    gate: ASGIApp = Gate(app, service, frozenset(methods), page.paths)
+    kinds: list[Any] = [ApiError, ClientLeftError, HTTPException, Exception]
+    app = Starlette(routes=routed, exception_handlers=dict.fromkeys(kinds, explain))
+    app.router.redirect_slashes = False
+    gate: ASGIApp = Gate(app, service, paths, page.paths)
     if origins := service.options.cors_origins:
         gate = CORSMiddleware(
             gate,

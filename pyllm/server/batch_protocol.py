@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
-Status = Literal["validating", "failed", "in_progress", "finalizing", "completed", "cancelling", "cancelled"]
-ENDED = ("failed", "completed", "cancelled")
+from pyllm.server.expiry import ExpiresAfter
+
+Status = Literal[
+    "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+]
+ENDED = ("failed", "completed", "expired", "cancelled")
 
 
 class FileObject(Struct, kw_only=True):
@@ -19,6 +23,7 @@ class FileObject(Struct, kw_only=True):
     created_at: int
     filename: str
     purpose: str
+    expires_at: int | None = None
     status: Literal["processed"] = "processed"
     object: Literal["file"] = "file"
 
@@ -30,13 +35,13 @@ class Deleted(Struct):
 
 
 class BatchRequest(Struct, kw_only=True):
-    """completion_window is accepted: a batch runs until all of it is done."""
+    """completion_window: rows that are not answered by then are errors of the batch, which has expired."""
 
     input_file_id: str
     endpoint: str
     completion_window: Literal["24h"] = "24h"
     metadata: dict[str, str] | None = None
-    output_expires_after: dict[str, Any] | None = None
+    output_expires_after: ExpiresAfter | None = None
 
 
 class RequestCounts(Struct, kw_only=True):
@@ -80,6 +85,7 @@ class BatchObject(Struct, kw_only=True):
     expired_at: int | None = None
     request_counts: RequestCounts = msgspec.field(default_factory=RequestCounts)
     metadata: dict[str, str] | None = None
+    output_expires_after: ExpiresAfter | None = None
     object: Literal["batch"] = "batch"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,8 @@ from pyllm.batch.forms import URLS, Forms
 from pyllm.batch.job import Counts, Job, Plan, recovered
 from pyllm.batch.output import LockedError, Output
 from pyllm.batch.reading import read_lines
-from pyllm.batch.row import Record, key_of
+from pyllm.batch.row import Record, Row, RowError, key_of
+from pyllm.batch.window import Ready
 from pyllm.errors import PyllmError
 from pyllm.server.batch_protocol import (
     ENDED,
@@ -29,6 +29,7 @@ from pyllm.server.batch_protocol import (
     RequestCounts,
 )
 from pyllm.server.errors import ApiError, bad_request
+from pyllm.server.expiry import WINDOW_S, seconds_of
 from pyllm.server.files import store_of
 from pyllm.server.offline import Offline, offline_exchange
 from pyllm.server.store import Store, callers, new_id, page
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 AT_ONCE = 4  # batches that run side by side
 ROOM_S = 10.0  # between two looks at how much is stored
+WATCH_S = 1.0  # at the clock
+SWEEP_S = 600.0  # at what has expired
 
 
 class Running:
@@ -51,6 +54,8 @@ class Running:
         self.job: Job | None = None
         self.model: ServedModel | None = None
         self.cancelled = False
+        self.expired = False  # its completion window has ended
+        self.waiting = True  # for a place
         self.task: asyncio.Task[None] | None = None
 
 
@@ -63,21 +68,27 @@ class BatchRunner:
         self._places = asyncio.Semaphore(AT_ONCE)
         self._working = 0
         self._closing = False
+        self._watch: asyncio.Task[None] | None = None
 
     def resume(self) -> None:
         """Goes on with what an earlier process has left. Called when the model is there."""
-        options = self._service.options
-        if options.batch_folder is None:
-            return
-        for caller in callers(options.batch_folder):
-            store = Store(options.batch_folder, caller, options.max_storage)
+        for store in self._stores():
             for batch in reversed(store.batches()):
                 if batch.status not in ENDED and batch.model in self._service.registry.entries:
                     self.start(store, batch)
+        if self._watch is None:
+            self._watch = asyncio.ensure_future(self._watch_time())
 
-    def start(self, store: Store, batch: BatchObject) -> None:
+    def _stores(self) -> list[Store]:
+        options = self._service.options
+        if (root := options.batch_folder) is None:
+            return []
+        return [Store(root, caller, options.max_storage, options.clock) for caller in callers(root)]
+
+    def start(self, store: Store, batch: BatchObject, expired: bool = False) -> None:
         running = self._running[batch.id] = Running(store, batch)
         running.cancelled = batch.status == "cancelling"
+        running.expired = expired
         running.task = asyncio.ensure_future(self._run(running))
 
     def find(self, id: str) -> Running | None:
@@ -86,6 +97,8 @@ class BatchRunner:
     async def close(self) -> None:
         """Ends all jobs at once; what they have done is written, and they go on at the next start."""
         self._closing = True
+        if self._watch is not None:
+            self._watch.cancel()
         tasks = [running.task for running in self._running.values() if running.task is not None]
         for running in self._running.values():
             if running.job is not None:
@@ -100,7 +113,8 @@ class BatchRunner:
     async def _run(self, running: Running) -> None:
         batch = running.batch
         try:
-            async with self._places:
+            async with contextlib.nullcontext() if running.expired else self._places:
+                running.waiting = False
                 await self._work(running)
         except asyncio.CancelledError:
             pass
@@ -113,7 +127,32 @@ class BatchRunner:
             with contextlib.suppress(ApiError):
                 await asyncio.to_thread(self._finish, running, "failed")
         finally:
-            self._running.pop(batch.id, None)
+            if self._running.get(batch.id) is running:
+                del self._running[batch.id]
+
+    async def _watch_time(self) -> None:
+        """Ends batches whose window has ended, and now and then deletes what has expired."""
+        swept = -SWEEP_S
+        loop = asyncio.get_running_loop()
+        while True:
+            for running in list(self._running.values()):
+                if _window_ended(running):
+                    self._expire(running)
+            if loop.time() - swept >= SWEEP_S:
+                swept = loop.time()
+                with contextlib.suppress(ApiError, OSError):
+                    for store in await asyncio.to_thread(self._stores):
+                        await asyncio.to_thread(store.sweep)
+            await asyncio.sleep(WATCH_S)
+
+    def _expire(self, running: Running) -> None:
+        if running.waiting and running.task is not None:  # others have all places: it needs none any more
+            running.task.cancel()
+            self.start(running.store, running.batch, expired=True)
+            return
+        running.expired = True
+        if running.job is not None:
+            running.job.stop(0.0)
 
     async def _work(self, running: Running) -> None:
         batch, store = running.batch, running.store
@@ -126,13 +165,29 @@ class BatchRunner:
         if running.cancelled:
             await asyncio.to_thread(self._finish, running, "cancelled")
             return
-        batch.status, batch.in_progress_at = "in_progress", batch.in_progress_at or int(time.time())
-        await asyncio.to_thread(store.save, batch)
-        counts = await self._answer_rows(running, Forms(endpoint=batch.endpoint), job, records)
-        if running.cancelled or counts.finished:
+        forms = Forms(endpoint=batch.endpoint)
+        finished = False
+        if not (running.expired or _window_ended(running)):
+            batch.status, batch.in_progress_at = "in_progress", batch.in_progress_at or store.now()
+            await asyncio.to_thread(store.save, batch)
+            finished = (await self._answer_rows(running, forms, job, records)).finished
+        if not finished and not running.cancelled and (running.expired or _window_ended(running)):
+            await self._refuse_rows(running, forms, job, records)
+            await asyncio.to_thread(self._finish, running, "expired")
+        elif running.cancelled or finished:
             await asyncio.to_thread(self._finish, running, "cancelled" if running.cancelled else "completed")
         else:  # the server ends: the next one goes on
             await asyncio.to_thread(store.save, batch)
+
+    async def _refuse_rows(
+        self, running: Running, forms: Forms, job: str, records: Callable[[], Iterator[Record]]
+    ) -> None:
+        """Gives the rows that were not answered in time their errors."""
+        with contextlib.ExitStack() as files:
+            output, errors = _opened(files, running, job)
+            plan = Plan(records, forms, output, job, errors)
+            done = await asyncio.to_thread(recovered, plan)
+            await Job(plan, done, _Late(), partial(_count, running.batch, done.failed)).run()
 
     async def _answer_rows(
         self, running: Running, forms: Forms, job: str, records: Callable[[], Iterator[Record]]
@@ -140,15 +195,13 @@ class BatchRunner:
         batch, store = running.batch, running.store
         exchange = offline_exchange("/v1/batches", store.caller)
         with exchange.stack, contextlib.ExitStack() as files:
-            output, errors = (
-                files.enter_context(contextlib.closing(Output(path, job))) for path in _outputs(store, batch)
-            )
+            output, errors = _opened(files, running, job)
             plan = Plan(records, forms, output, job, errors, slots=self._slots)
             done = await asyncio.to_thread(recovered, plan)
             running.model = await self._service.open(exchange, batch.model)
             offline = Offline(self._service, running.model, store.caller)
             running.job = Job(plan, done, offline, partial(_count, batch, done.failed))
-            if running.cancelled or self._closing:
+            if running.cancelled or running.expired or self._closing:
                 running.job.stop(0.0)
             room = asyncio.ensure_future(_watch_room(store, running.job))
             self._working += 1
@@ -165,7 +218,7 @@ class BatchRunner:
         free = self._service.options.max_sequences - self._service.admission.taken
         return max(0, free // max(1, self._working))
 
-    def _finish(self, running: Running, status: Literal["completed", "cancelled", "failed"]) -> None:
+    def _finish(self, running: Running, status: Literal["completed", "cancelled", "expired", "failed"]) -> None:
         """Names the files of a batch that has ended; that is told when it is on disk. Empty files are none."""
         batch, store = running.batch, running.store
         output, errors = _outputs(store, batch)
@@ -173,11 +226,12 @@ class BatchRunner:
             if not path.exists():
                 continue
             if path.stat().st_size:
-                kept = store.register(path.stem, f"{batch.id}_{kind}.jsonl", "batch_output")
+                seconds = seconds_of(batch.output_expires_after, "output_expires_after")
+                kept = store.register(path.stem, f"{batch.id}_{kind}.jsonl", "batch_output", seconds)
                 setattr(batch, f"{kind}_file_id", kept.id)
             else:
                 path.unlink()
-        times = {f"{status}_at": int(time.time())}
+        times = {f"{status}_at": store.now()}
         last = msgspec.structs.replace(batch, status=status, **times)
         store.save(last)
         running.batch = last
@@ -200,17 +254,22 @@ class Batches:
             )
         if body.metadata and len(body.metadata) > 16:
             raise bad_request(f"metadata: expected at most 16 entries, got {len(body.metadata)}", "metadata")
+        seconds_of(body.output_expires_after, "output_expires_after")
         await asyncio.to_thread(store.file, body.input_file_id)
         model = await asyncio.to_thread(_model_of, store, body.input_file_id)
         await asyncio.to_thread(store.check_room)
+        await asyncio.to_thread(store.check_batches)
+        now = store.now()
         batch = BatchObject(
             id=new_id("batch_"),
             endpoint=body.endpoint,
             input_file_id=body.input_file_id,
-            created_at=int(time.time()),
+            created_at=now,
+            expires_at=now + WINDOW_S,
             model=service.registry.find(model).id,
             completion_window=body.completion_window,
             metadata=body.metadata,
+            output_expires_after=body.output_expires_after,
         )
         await asyncio.to_thread(store.save, batch)
         service.batches.start(store, batch)
@@ -236,7 +295,7 @@ class Batches:
         batch = self._now(await asyncio.to_thread(store.batch, id))
         if batch.status in ENDED:
             raise ApiError(409, f"{id} has ended: it is {batch.status}", code="batch_ended")
-        batch.status, batch.cancelling_at = "cancelling", int(time.time())
+        batch.status, batch.cancelling_at = "cancelling", store.now()
         await asyncio.to_thread(store.save, batch)
         if (running := self._service.batches.find(id)) is not None:
             running.cancelled = True
@@ -248,6 +307,29 @@ class Batches:
         """The batch as it is in memory, where it runs here."""
         running = self._service.batches.find(batch.id)
         return running.batch if running is not None else batch
+
+
+class _Late:
+    """Answers rows whose time is over."""
+
+    def prepare(self, row: Row) -> Ready:
+        told = "this request could not be executed before the completion window expired"
+        raise RowError("batch_expired", told, 408)
+
+    async def answer(self, ready: Ready) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def _window_ended(running: Running) -> bool:
+    ends = running.batch.expires_at
+    return ends is not None and running.store.now() >= ends
+
+
+def _opened(files: contextlib.ExitStack, running: Running, job: str) -> tuple[Output, Output]:
+    """Files of answers and errors."""
+    paths = _outputs(running.store, running.batch)
+    output, errors = (files.enter_context(contextlib.closing(Output(path, job))) for path in paths)
+    return output, errors
 
 
 async def _watch_room(store: Store, job: Job) -> None:

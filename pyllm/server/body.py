@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from pyllm.server.errors import ApiError, ClientLeftError, bad_request
+from pyllm.server.strict import refuse_unknown
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,8 +30,8 @@ async def read_json(request: Request, form: type[_Form], options: ServeOptions) 
 
 def as_form(document: dict[str, Any], form: type[_Form], options: ServeOptions) -> _Form:
     """Plain values as `form`. ApiError says what is wrong with them."""
-    if options.strict and (unknown := sorted(set(document) - set(form.__struct_encode_fields__))):
-        raise bad_request(f"unknown field {unknown[0]!r:.80}; the server was started with --strict", unknown[0])
+    if options.strict:
+        refuse_unknown(document, form)
     try:
         return msgspec.convert(document, form, str_keys=True)
     except msgspec.ValidationError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -19,6 +19,7 @@ from pyllm.server.protocol import (
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
+    ChatLogprobs,
     ChatMessage,
     ChatRequest,
     Delta,
@@ -27,11 +28,13 @@ from pyllm.server.protocol import (
     ToolCall,
     ToolCallDelta,
 )
-from pyllm.server.stream import DONE, frame
+from pyllm.server.stream import DONE, frame, pattern
 
 if TYPE_CHECKING:
+    from pyllm.completion import Piece
     from pyllm.parsers import Delta as Parsed
     from pyllm.server.conversation import Conversation, Part
+    from pyllm.server.errors import ApiError
     from pyllm.server.service import Service
 
 
@@ -48,7 +51,7 @@ class Chat:
         refuse_not_honoured(document)
         conversation = await begin(service, exchange, place, body)
         writer = ChatWriter(conversation, bool(body.stream_options and body.stream_options.include_usage))
-        return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
+        return await conversation.respond(request, writer if body.stream else None, writer.whole)
 
 
 class ChatWriter:
@@ -60,6 +63,7 @@ class ChatWriter:
         self._include_usage = include_usage
         self._id = f"chatcmpl-{new_id()}"
         self._created = int(time.time())
+        self._content: list[Callable[[str], bytes]] = []  # of each answer, once it has begun
 
     def whole(self, parts: list[Part]) -> ChatCompletion:
         """All of it at once."""
@@ -87,35 +91,50 @@ class ChatWriter:
         model = self._conversation.model.id
         return ChatCompletion(self._id, self._created, model, choices, tally.usage(), tally.timings())
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """As events."""
-        roles = [ChatChunkChoice(i, Delta(role="assistant", content="")) for i in range(self._conversation.n)]
-        first = [frame(self._chunk(role)) for role in roles]
-        while parts := await self._conversation.next():
-            frames, first = first, []
-            for part in parts:
-                self._write(part, frames)
-            yield b"".join(frames)
-        if self._include_usage:
-            last = self._chunk(None)
-            last.usage, last.timings = self._conversation.tally.usage(), self._conversation.tally.timings()
-            yield frame(last) + DONE
-        else:
-            yield DONE
+    def first(self) -> bytes:
+        return b""  # nothing before the first token, which may never come
+
+    def of(self, pieces: list[tuple[int, Piece]]) -> bytes:
+        frames: list[bytes] = []
+        if not self._content:
+            answers = range(self._conversation.n)
+            frames = [self._frame(answer, Delta(role="assistant", content="")) for answer in answers]
+            self._content = [self._pattern(answer) for answer in answers]
+        for part in self._conversation.parts(pieces):
+            self._write(part, frames)
+        return b"".join(frames)
+
+    def last(self) -> bytes:
+        if not self._include_usage:
+            return DONE
+        last = self._chunk(None)
+        last.usage, last.timings = self._conversation.tally.usage(), self._conversation.tally.timings()
+        return frame(last) + DONE
+
+    def failed(self, error: ApiError) -> bytes:
+        return frame(error.document())
 
     def _write(self, part: Part, frames: list[bytes]) -> None:
         logprobs = chat_logprobs(self._tokenizer, part.piece.logprobs) if part.piece.logprobs else None
-        deltas = [_delta(delta) for delta in part.deltas]
-        if logprobs and not deltas:
-            deltas = [Delta(content="")]
-        for delta in deltas:
-            frames.append(frame(self._chunk(ChatChunkChoice(part.answer, delta, logprobs))))
-            logprobs = None
+        if logprobs and not part.deltas:
+            frames.append(self._frame(part.answer, Delta(content=""), logprobs))
+        for delta in part.deltas:
+            if logprobs is None and isinstance(delta, Content):
+                frames.append(self._content[part.answer](delta.text))
+            else:
+                frames.append(self._frame(part.answer, _delta(delta), logprobs))
+                logprobs = None
         if part.end is not None:
             chunk = self._chunk(ChatChunkChoice(part.answer, Delta(), None, part.end))
             if not self._include_usage:
                 chunk.timings = self._conversation.tally.timings()
             frames.append(frame(chunk))
+
+    def _pattern(self, answer: int) -> Callable[[str], bytes]:
+        return pattern(lambda text: self._frame(answer, Delta(content=text)))
+
+    def _frame(self, answer: int, delta: Delta, logprobs: ChatLogprobs | None = None) -> bytes:
+        return frame(self._chunk(ChatChunkChoice(answer, delta, logprobs)))
 
     def _chunk(self, choice: ChatChunkChoice | None) -> ChatChunk:
         model = self._conversation.model.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from pyllm.server.logprobs import CompletionLogprobsWriter
 from pyllm.server.prompts import texts_or_tokens
 from pyllm.server.protocol import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from pyllm.server.score import prompt_logprobs
-from pyllm.server.stream import DONE, EventStream, frame, json_response, watching
+from pyllm.server.stream import DONE, EventStream, frame, json_response, pattern, watching
 from pyllm.server.structure import asked_constraint, field_of, refused
 from pyllm.server.tally import Tally
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pyllm.generation import Job
     from pyllm.llm import LLM
     from pyllm.server.engine import Answers
+    from pyllm.server.errors import ApiError
     from pyllm.server.options import ServeOptions
     from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
@@ -54,9 +55,9 @@ class Completions:
         answers, writer = await begin(service, exchange, model, body, jobs)
         if body.stream:
             exchange.streamed = True
-            return EventStream(writer.frames(answers), answers)
+            return EventStream(writer, answers)
         async with watching(request.receive, answers):
-            return json_response(await writer.whole(answers))
+            return json_response(writer.whole(await answers.rest()))
 
 
 def prepared(options: ServeOptions, model: ServedModel, body: CompletionRequest) -> list[Job]:
@@ -95,7 +96,7 @@ async def begin(
     exchange.model, exchange.prompt_tokens = model.id, sum(len(job.tokens) for job in jobs)
     echoes = await _echoes(service, exchange, model, body, jobs) if body.echo else []
     answers = start(service, model, [] if body.max_tokens == 0 else jobs, body, exchange)
-    return answers, CompletionWriter(model, jobs, echoes, exchange, body)
+    return answers, CompletionWriter(model, jobs, answers, echoes, exchange, body)
 
 
 async def _echoes(
@@ -146,10 +147,12 @@ class CompletionWriter:
         self,
         model: ServedModel,
         jobs: list[Job],
+        answers: Answers[Piece],
         echoes: list[_Echo],
         exchange: Exchange,
         body: CompletionRequest,
     ) -> None:
+        self._answers = answers
         self._model = model
         self._n = jobs[0].params.n
         self._count = len(jobs) * self._n
@@ -161,12 +164,14 @@ class CompletionWriter:
         self._id = f"cmpl-{new_id()}"
         self._created = int(time.time())
         self._echo_only = body.max_tokens == 0
+        self._texts: dict[int, Callable[[str], bytes]] = {}  # of each choice, an event with some text
 
-    async def whole(self, answers: Answers[Piece]) -> Completion:
+    def whole(self, pieces: list[tuple[int, Piece]]) -> Completion:
         """All of it at once."""
         choices = {number: self._echo_choice(number) for number in range(self._count)}
-        for job, piece in await answers.rest():
-            self._tally.first_token(answers.first)
+        if pieces:
+            self._tally.first_token(self._answers.first)
+        for job, piece in pieces:
             if piece.completion is not None:
                 self._tally.add(job, piece.completion)
                 self._finish(choices[job * self._n + piece.answer], piece.completion)
@@ -174,20 +179,25 @@ class CompletionWriter:
         done.usage, done.timings = self._tally.usage(), self._tally.timings()
         return done
 
-    async def frames(self, answers: Answers[Piece]) -> AsyncIterator[bytes]:
-        """As events."""
-        if self._echoes:
-            echoed = [self._echo_choice(number) for number in range(self._count)]
-            yield b"".join(frame(self._chunk([choice])) for choice in echoed)
-        while pieces := await answers.next():
-            self._tally.first_token(answers.first)
-            yield b"".join(frame(self._chunk([self._part(job, piece)])) for job, piece in pieces)
-        if self._include_usage:
-            last = self._document([])
-            last.usage, last.timings = self._tally.usage(), self._tally.timings()
-            yield frame(last) + DONE
-        else:
-            yield DONE
+    def first(self) -> bytes:
+        if not self._echoes:
+            return b""
+        echoed = [self._echo_choice(number) for number in range(self._count)]
+        return b"".join(frame(self._chunk(choice)) for choice in echoed)
+
+    def of(self, pieces: list[tuple[int, Piece]]) -> bytes:
+        self._tally.first_token(self._answers.first)
+        return b"".join([self._part(job, piece) for job, piece in pieces])
+
+    def last(self) -> bytes:
+        if not self._include_usage:
+            return DONE
+        last = self._document([])
+        last.usage, last.timings = self._tally.usage(), self._tally.timings()
+        return frame(last) + DONE
+
+    def failed(self, error: ApiError) -> bytes:
+        return frame(error.document())
 
     def _echo_choice(self, number: int) -> CompletionChoice:
         """A choice as far as its prompt goes."""
@@ -204,18 +214,25 @@ class CompletionWriter:
         if choice.logprobs is not None:
             _extend(choice.logprobs, self._writers[choice.index].write(_items(done.logprobs)))
 
-    def _part(self, job: int, piece: Piece) -> CompletionChoice:
-        number = job * self._n + piece.answer
+    def _part(self, job: int, piece: Piece) -> bytes:
+        number, text = job * self._n + piece.answer, str.__str__(piece)
+        if piece.completion is None and not self._logprobs:
+            if number not in self._texts:
+                self._texts[number] = self._pattern(number)
+            return self._texts[number](text)
         if piece.completion is not None:
             self._tally.add(job, piece.completion)
         logprobs = self._writers[number].write(_items(piece.logprobs)) if self._logprobs else None
-        return CompletionChoice(number, str.__str__(piece), logprobs, piece.finish_reason)
+        return frame(self._chunk(CompletionChoice(number, text, logprobs, piece.finish_reason)))
 
-    def _chunk(self, choices: list[CompletionChoice]) -> Completion:
-        chunk = self._document(choices)
+    def _pattern(self, number: int) -> Callable[[str], bytes]:
+        return pattern(lambda text: frame(self._chunk(CompletionChoice(number, text))))
+
+    def _chunk(self, choice: CompletionChoice) -> Completion:
+        chunk = self._document([choice])
         if self._include_usage:
             chunk.usage = None
-        elif choices[0].finish_reason:
+        elif choice.finish_reason:
             chunk.timings = self._tally.timings()
         return chunk
 

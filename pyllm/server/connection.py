@@ -8,6 +8,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from pyllm.server.errors import ApiError
+from pyllm.server.exchange import CONNECTION
 from pyllm.server.options import ServeOptions
 from pyllm.server.stream import encoded_error
 
@@ -48,6 +49,7 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[CONNECTION] = self  # type: ignore[literal-required]
         self._head = 0
         self._start_head_timer()
 
@@ -98,6 +100,17 @@ class Connection(HttpToolsProtocol):
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         self.transport.write(STATUS_LINE[error.status] + head.encode() + b"\r\n" + body)
         self.transport.close()
+
+    # -- streams -----------------------------------------------------------------------------------------------
+
+    @property
+    def writable(self) -> bool:
+        """Whether a chunk written now is on its way, rather than waiting in memory."""
+        return not self.flow.write_paused and not self.transport.is_closing()
+
+    def write_chunk(self, data: bytes) -> None:
+        """More of an answer that the application has begun to send in chunks."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     # -- clients that do not read ------------------------------------------------------------------------------
 

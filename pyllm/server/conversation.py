@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from pyllm.errors import PyllmError
-from pyllm.parsers import CallStart, Content, Dialect, Parser
+from pyllm.parsers import CallArguments, CallStart, Content, Dialect, Parser
 from pyllm.server.errors import bad_request, from_pyllm
 from pyllm.server.exchange import Exchange, exchange_of
 from pyllm.server.fields import chat_params, template_arguments
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pyllm.server.options import ServeOptions
     from pyllm.server.served import ServedModel
     from pyllm.server.service import Service
+    from pyllm.server.stream import Events
 
 _T = TypeVar("_T")
 _PROMPT_END = 64  # tokens of a prompt that show whether it opens the model's reasoning
@@ -66,7 +67,7 @@ class Conversation:
         parsers: list[Parser | None],
         many: bool = True,
     ) -> None:
-        """many: an answer may have several calls; otherwise what follows the first is left out."""
+        """many: an answer may have several calls; otherwise it ends after the first."""
         self.model = model
         self.n = job.params.n
         self.tally = Tally(exchange, 1)
@@ -75,17 +76,18 @@ class Conversation:
         self._many = many
         self._calls = [0] * self.n  # of each answer
 
-    async def next(self) -> list[Part]:
-        """At least one part; none when all answers have ended. ApiError and ClientLeftError end it early."""
-        return self._parts(await self._answers.next())
-
     async def rest(self) -> list[Part]:
-        """As next(), all that is still to come at once."""
-        return self._parts(await self._answers.rest())
+        """All that is still to come. ApiError and ClientLeftError end it early."""
+        if self._many:
+            return self.parts(await self._answers.rest())
+        parts: list[Part] = []
+        while pieces := await self._answers.next():  # as they come: one of them may be enough
+            parts += self.parts(pieces)
+        return parts
 
-    def _parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
-        if pieces:
-            self.tally.first_token(self._answers.first)
+    def parts(self, pieces: list[tuple[int, Piece]]) -> list[Part]:
+        """What has come, read."""
+        self.tally.first_token(self._answers.first)
         return [self._part(piece) for _, piece in pieces]
 
     def _part(self, piece: Piece) -> Part:
@@ -101,18 +103,21 @@ class Conversation:
                 if end == "stop" and parser.calls:
                     end = "tool_calls"
             if not self._many:
-                deltas = self._first_call(piece.answer, deltas)
+                deltas = self._first_call(piece.answer, deltas, parser)
         if piece.completion is not None:
             self.tally.add(0, piece.completion)
         return Part(piece.answer, deltas, piece, end)
 
-    def _first_call(self, answer: int, deltas: list[Delta]) -> list[Delta]:
-        """What of `deltas` comes before the answer's second call."""
+    def _first_call(self, answer: int, deltas: list[Delta], parser: Parser) -> list[Delta]:
+        """What of `deltas` is the first call, or before it; what follows ends the answer."""
         kept = []
         for delta in deltas:
+            after = self._calls[answer] and not isinstance(delta, CallArguments)
             self._calls[answer] += isinstance(delta, CallStart)
-            if self._calls[answer] < 2:
+            if self._calls[answer] < 2 and not after:
                 kept.append(delta)
+        if parser.called or self._calls[answer] > 1:
+            self._answers.cut(0, answer)
         return kept
 
     @property
@@ -123,13 +128,13 @@ class Conversation:
     async def respond(
         self,
         request: Request,
-        frames: Callable[[], AsyncIterator[bytes]] | None,
+        events: Events | None,
         whole: Callable[[list[Part]], Any],
     ) -> Response:
-        """The answer as a stream of events, or at once where `frames` is none."""
-        if frames is not None:
+        """The answer as a stream of events, or at once where `events` is none."""
+        if events is not None:
             exchange_of(request).streamed = True
-            return EventStream(frames(), self._answers)
+            return EventStream(events, self._answers)
         async with watching(request.receive, self._answers):
             parts = await self.rest()
         return json_response(whole(parts))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pyllm.completion import Piece
 from pyllm.engine_thread import EngineEndedError
 from pyllm.errors import PyllmError
+from pyllm.generation import Generation
 from pyllm.server.errors import ApiError, ClientLeftError, internal, not_ready
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Answers(Generic[_T]):
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
         self._patient = False  # waits for all of it
+        self.direct: Callable[[list[tuple[int, _T]]], bool] | None = None  # takes pieces while next() waits
         self.started = time.perf_counter()
         self.first = self.last = 0.0  # when the first and the last piece came
         self.cached_tokens = 0  # of the first job's prompt, known when a piece has come
@@ -62,6 +64,12 @@ class Answers(Generic[_T]):
             pieces += more
         return pieces
 
+    def cut(self, job: int, answer: int) -> None:
+        """What has come of one answer is all of it; its last piece follows with the next step."""
+        request = self._requests[job]
+        if isinstance(request, Generation):
+            request.cut(answer)
+
     def fail(self, error: Exception) -> None:
         """Ends everything that still runs; next() raises."""
         self.close()
@@ -90,13 +98,19 @@ class Answers(Generic[_T]):
 
     def end(self, id: int) -> None:
         self._ids.discard(id)
-        if not self._ids:
-            self._wake()
 
     def push(self, job: int, piece: _T) -> None:
         self._pieces.append((job, piece))
-        if not self._patient:
+
+    def pass_on(self) -> None:
+        """All of a step has been pushed."""
+        if not self._ids:
             self._wake()
+        elif self._pieces and self._waiter is not None and not self._patient:
+            if self.direct is not None and self.direct(self._pieces):
+                self._pieces = []
+            else:
+                self._wake()
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -165,6 +179,7 @@ class AsyncEngine:
             self.fail_all(not_ready(str(mail)))
             return
         now, events = mail
+        touched: dict[Answers[Any], None] = {}  # in their order
         for event in events:
             if (entry := self._running.get(event.id)) is None:
                 continue
@@ -190,3 +205,10 @@ class AsyncEngine:
             if request.done:
                 self.forget(event.id)
                 answers.end(event.id)
+            touched[answers] = None
+        for answers in touched:
+            try:
+                answers.pass_on()
+            except Exception as error:
+                traceback.print_exc()
+                answers.fail(internal(error))

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from starlette.types import Receive
 
     from pyllm.server.served import ServedModel
-    from pyllm.server.stream import EventStream
+    from pyllm.server.stream import Connection, EventStream
 
 KEY = "pyllm.exchange"  # in an ASGI scope
+CONNECTION = "pyllm.connection"
 _random = random.Random()
 
 
@@ -34,6 +35,7 @@ class Exchange:
     receive: Receive  # tells when the client leaves, once the request has been read
     started: float = field(default_factory=time.perf_counter)  # seconds of time.perf_counter()
     stack: ExitStack = field(default_factory=ExitStack)
+    connection: Connection | None = None  # for streams
     caller: str = ""  # which key
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # of every answer
     stream: EventStream | None = None  # an answer still to be sent

@@ -14,6 +14,7 @@ from starlette.responses import FileResponse, Response
 from pyllm.server.batch_protocol import Deleted, FileList
 from pyllm.server.errors import ApiError, ClientLeftError, bad_request
 from pyllm.server.exchange import exchange_of
+from pyllm.server.expiry import of_form, seconds_of
 from pyllm.server.store import Store, page
 from pyllm.server.stream import json_response
 
@@ -31,7 +32,7 @@ class Files:
         self._service = service
 
     async def create(self, request: Request) -> Response:
-        """Keep a file: a form with the fields file and purpose (batch)."""
+        """Keep a file: a form with the fields file, purpose (batch) and maybe expires_after."""
         store = store_of(self._service, request)
         options = self._service.options
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
@@ -47,8 +48,10 @@ class Files:
                 raise bad_request("file: expected a file", "file")
             if purpose != "batch":
                 raise bad_request("purpose: expected batch", "purpose")
+            after = of_form(form.get("expires_after[anchor]"), form.get("expires_after[seconds]"))
+            seconds = seconds_of(after, "expires_after")
             name = (file.filename or "input.jsonl")[:255]
-            kept = await asyncio.to_thread(store.add, file.file, name, purpose)
+            kept = await asyncio.to_thread(store.add, file.file, name, purpose, seconds)
         finally:
             await form.close()
         return json_response(kept)
@@ -86,7 +89,7 @@ def store_of(service: Service, request: Request) -> Store:
     options = service.options
     if options.batch_folder is None:
         raise ApiError(404, "this server keeps no files and runs no batches", code="no_batches")
-    return Store(options.batch_folder, exchange_of(request).caller, options.max_storage)
+    return Store(options.batch_folder, exchange_of(request).caller, options.max_storage, options.clock)
 
 
 async def _bounded(request: Request, options: ServeOptions) -> AsyncGenerator[bytes, None]:

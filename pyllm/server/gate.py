@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 
 from pyllm.server.auth import Hosts, Keys
 from pyllm.server.errors import ApiError, ClientLeftError, internal
-from pyllm.server.exchange import KEY, Exchange, new_id
+from pyllm.server.exchange import CONNECTION, KEY, Exchange, new_id
 from pyllm.server.stream import encoded_error
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Gate:
             path=scope["path"],
             client=client[0] if client else "",
             receive=receive,
+            connection=scope.pop(CONNECTION),
         )
         exchange.headers = [(b"x-request-id", exchange.id.encode()), *_HEADERS]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,14 +16,16 @@ from pyllm.server.anthropic import (
     MessagesRequest,
     Usage,
     chat_request,
+    error_message,
     input_of,
 )
 from pyllm.server.conversation import begin, prepare
 from pyllm.server.errors import ApiError
 from pyllm.server.exchange import new_id
-from pyllm.server.stream import json_response
+from pyllm.server.stream import frame, json_response
 
 if TYPE_CHECKING:
+    from pyllm.completion import Piece
     from pyllm.parsers import Delta
     from pyllm.server.conversation import Conversation, Part
     from pyllm.server.service import Service
@@ -49,7 +50,7 @@ class Messages:
         except ApiError as error:
             raise error.named("response_format", "output_config.format") from None
         writer = _Writer(conversation)
-        return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
+        return await conversation.respond(request, writer if body.stream else None, writer.whole)
 
     async def count_tokens(self, request: Request) -> Response:
         """How many tokens a conversation has as a prompt."""
@@ -76,6 +77,7 @@ class _Writer:
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
         self._id = f"msg_{new_id()}"
+        self._begun = False
         self._blocks = -1  # index of the open block, of those begun
         self._open = ""  # its type
 
@@ -100,25 +102,31 @@ class _Writer:
         cached = self._conversation.cached_tokens
         return Usage(usage.prompt_tokens - cached, usage.completion_tokens, cached)
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """As events."""
-        begun = False
-        while parts := await self._conversation.next():
-            events: list[bytes] = []
-            if not begun:
-                begun = True
-                start = AnswerMessage(self._id, self._conversation.model.id, [], None, None, self._usage())
-                events += [_event("message_start", message=start), _event("ping")]
-            for part in parts:
-                for delta in part.deltas:
-                    self._write(delta, events)
-                if part.end is not None:
-                    self._close(events)
-                    reason, met = stop_reason(part)
-                    ending = {"stop_reason": reason, "stop_sequence": met}
-                    events.append(_event("message_delta", delta=ending, usage=self._usage()))
-                    events.append(_event("message_stop"))
-            yield b"".join(events)
+    def first(self) -> bytes:
+        return b""  # the first event tells the usage, which the first token brings
+
+    def of(self, pieces: list[tuple[int, Piece]]) -> bytes:
+        parts, events = self._conversation.parts(pieces), []
+        if not self._begun:
+            self._begun = True
+            start = AnswerMessage(self._id, self._conversation.model.id, [], None, None, self._usage())
+            events += [_event("message_start", message=start), _event("ping")]
+        for part in parts:
+            for delta in part.deltas:
+                self._write(delta, events)
+            if part.end is not None:
+                self._close(events)
+                reason, met = stop_reason(part)
+                ending = {"stop_reason": reason, "stop_sequence": met}
+                events.append(_event("message_delta", delta=ending, usage=self._usage()))
+                events.append(_event("message_stop"))
+        return b"".join(events)
+
+    def last(self) -> bytes:
+        return b""
+
+    def failed(self, error: ApiError) -> bytes:
+        return b"event: error\n" + frame(error_message(error))
 
     def _write(self, delta: Delta, events: list[bytes]) -> None:
         if isinstance(delta, CallStart):

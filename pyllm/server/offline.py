@@ -142,7 +142,7 @@ class Offline:
 
         async def run(exchange: Exchange) -> msgspec.Struct:
             answers, writer = await completions.begin(service, exchange, model, body, jobs)
-            return await writer.whole(answers)
+            return writer.whole(await answers.rest())
 
         return jobs, run
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 import re
 import ssl
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +66,7 @@ class ServeOptions:
     batch_folder: Path | None = None  # of /v1/files and /v1/batches; none: there are no such
     max_file: int = 200 << 20
     max_storage: int = 4 << 30  # of all files
+    clock: Callable[[], float] = time.time  # by which files and batches expire
 
     log_format: str = "human"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,6 +28,7 @@ from pyllm.server.responses_protocol import (
 from pyllm.server.stream import json_response
 
 if TYPE_CHECKING:
+    from pyllm.completion import Piece
     from pyllm.parsers import Delta
     from pyllm.server.conversation import Conversation, Part
     from pyllm.server.service import Service
@@ -60,7 +61,7 @@ class Responses:
                 self._memory.keep(response.id, exchange.caller, messages, response)
 
         writer.finished = finished
-        return await conversation.respond(request, writer.frames if body.stream else None, writer.whole)
+        return await conversation.respond(request, writer if body.stream else None, writer.whole)
 
     async def get(self, request: Request) -> Response:
         """A kept answer."""
@@ -129,24 +130,26 @@ class ResponseWriter:
         self._end(parts[-1])
         return self._response
 
-    async def frames(self) -> AsyncIterator[bytes]:
-        """As events."""
-        yield self._event("response.created", response=self._response) + self._event(
-            "response.in_progress", response=self._response
-        )
-        try:
-            while parts := await self._conversation.next():
-                events: list[bytes] = []
-                for part in parts:
-                    for delta in part.deltas:
-                        events += self._write(delta)
-                    if part.end is not None:
-                        events += self._end(part)
-                yield b"".join(events)
-        except ApiError as error:
-            self._response.status = "failed"
-            self._response.error = {"code": error.code or "server_error", "message": str(error)}
-            yield self._event("response.failed", response=self._response)
+    def first(self) -> bytes:
+        created = self._event("response.created", response=self._response)
+        return created + self._event("response.in_progress", response=self._response)
+
+    def of(self, pieces: list[tuple[int, Piece]]) -> bytes:
+        events: list[bytes] = []
+        for part in self._conversation.parts(pieces):
+            for delta in part.deltas:
+                events += self._write(delta)
+            if part.end is not None:
+                events += self._end(part)
+        return b"".join(events)
+
+    def last(self) -> bytes:
+        return b""
+
+    def failed(self, error: ApiError) -> bytes:
+        self._response.status = "failed"
+        self._response.error = {"code": error.code or "server_error", "message": str(error)}
+        return self._event("response.failed", response=self._response)
 
     def _end(self, part: Part) -> list[bytes]:
         cut = part.end == "length"

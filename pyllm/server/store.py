@@ -6,8 +6,7 @@ import contextlib
 import os
 import re
 import secrets
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -15,6 +14,7 @@ import msgspec
 
 from pyllm.server.batch_protocol import BatchObject, FileObject
 from pyllm.server.errors import ApiError, bad_request
+from pyllm.server.expiry import KEPT_S
 
 MAX_COUNT = 10_000  # files or batches of a caller
 _ID = re.compile(r"(?:file|batch)[-_][0-9a-f]{24}")
@@ -28,12 +28,13 @@ class Store:
     ApiError tells what is not there, and when there is no room.
     """
 
-    def __init__(self, root: Path, caller: str, limit: int) -> None:
+    def __init__(self, root: Path, caller: str, limit: int, clock: Callable[[], float]) -> None:
         """root: of all callers. caller: "" where there are no keys. limit: bytes, over all callers."""
         self.caller = caller
         self.folder = root / (caller or "public")
         self._root = root
         self._limit = limit
+        self._clock = clock
 
     # -- files -------------------------------------------------------------------------------------------------
 
@@ -41,8 +42,11 @@ class Store:
         """Where a file's content is."""
         return self.folder / f"{self._checked(id, 'file')}.jsonl"
 
-    def add(self, content: IO[bytes], filename: str, purpose: str) -> FileObject:
-        """Keeps an upload."""
+    def now(self) -> int:
+        return int(self._clock())
+
+    def add(self, content: IO[bytes], filename: str, purpose: str, seconds: int = KEPT_S) -> FileObject:
+        """Keeps an upload, for that long."""
         size = content.seek(0, os.SEEK_END)
         content.seek(0)
         self.check_room(size)
@@ -52,33 +56,39 @@ class Store:
         with _disk_errors(), _replacing(self.path(id)) as file:
             while part := content.read(1 << 20):
                 file.write(part)
-        return self.register(id, filename, purpose)
+        return self.register(id, filename, purpose, seconds)
 
-    def register(self, id: str, filename: str, purpose: str) -> FileObject:
+    def register(self, id: str, filename: str, purpose: str, seconds: int = KEPT_S) -> FileObject:
         """Gives content that is there its entry."""
         with _disk_errors():
-            size = self.path(id).stat().st_size
+            size, now = self.path(id).stat().st_size, self.now()
             found = FileObject(
-                id=id, bytes=size, created_at=int(time.time()), filename=filename, purpose=purpose
+                id=id,
+                bytes=size,
+                created_at=now,
+                filename=filename,
+                purpose=purpose,
+                expires_at=now + seconds,
             )
             self._write(id, found)
         return found
 
     def file(self, id: str) -> FileObject:
-        return self._read(self._checked(id, "file"), FileObject)
+        found = self._read(self._checked(id, "file"), FileObject)
+        if self._expired(found):
+            raise _absent(id)
+        return found
 
     def files(self) -> list[FileObject]:
         """The newest first."""
-        return self._all("file-", FileObject)
+        return [file for file in self._all("file-", FileObject) if not self._expired(file)]
 
     def delete(self, id: str) -> None:
         self.file(id)
         using = [batch.id for batch in self.batches() if batch.input_file_id == id and _runs(batch)]
         if using:
             raise ApiError(409, f"{id} is the input of {using[0]}, which runs; cancel that first")
-        with _disk_errors():
-            self._entry(id).unlink(missing_ok=True)
-            self.path(id).unlink(missing_ok=True)
+        self._drop(id)
 
     # -- batches -----------------------------------------------------------------------------------------------
 
@@ -89,9 +99,40 @@ class Store:
         """The newest first."""
         return self._all("batch_", BatchObject)
 
+    def check_batches(self) -> None:
+        """ApiError when there are too many."""
+        if len(self.batches()) >= MAX_COUNT:
+            raise ApiError(
+                507, f"there are {MAX_COUNT} batches; old ones go by themselves", code="storage_full"
+            )
+
     def save(self, batch: BatchObject) -> None:
         with _disk_errors():
             self._write(batch.id, batch)
+
+    # -- what expires ------------------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Deletes the files that have expired, but for those that a batch reads, and the batches that ended as
+        long ago."""
+        batches = self.batches()
+        read = {batch.input_file_id for batch in batches if _runs(batch)}
+        for file in self._all("file-", FileObject):
+            if self._expired(file) and file.id not in read:
+                self._drop(file.id)
+        for batch in batches:
+            ended = batch.completed_at or batch.failed_at or batch.expired_at or batch.cancelled_at
+            if not _runs(batch) and self.now() >= (ended or batch.created_at) + KEPT_S:
+                with _disk_errors():
+                    self._entry(batch.id).unlink(missing_ok=True)
+
+    def _expired(self, file: FileObject) -> bool:
+        return file.expires_at is not None and self.now() >= file.expires_at
+
+    def _drop(self, id: str) -> None:
+        with _disk_errors():
+            self._entry(id).unlink(missing_ok=True)
+            self.path(id).unlink(missing_ok=True)
 
     # -- room --------------------------------------------------------------------------------------------------
 

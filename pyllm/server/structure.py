@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from pyllm.constraint import Constraint
 from pyllm.errors import PyllmError
 from pyllm.grammar import with_options
-from pyllm.parsers import FORMATS, THINKING, Dialect
-from pyllm.parsers.forced import GENERIC, calls_rules, literals, opening_rules
+from pyllm.parsers import FORMATS, THINKING, Dialect, harmony
+from pyllm.parsers.forced import GENERIC, literals, opening_rules
 from pyllm.server.errors import ApiError, bad_request
 
 if TYPE_CHECKING:
@@ -194,33 +194,26 @@ def answer_constraint(
     dialect in which it will come. prompt: its end, which may have begun the reasoning."""
     if not choice.forced and text is None:
         return None, dialect
-    if dialect.format == "gpt-oss":
-        raise bad_request(
-            "response_format, grammar and forced tools: this server cannot honour them for this model, whose "
-            "answers are made of channels",
-            "response_format" if text else "tool_choice",
-            "unsupported_field",
-        )
     literal = literals(llm.tokenizer, llm.template.source)
     rules, parts = "", []
-    if thinking := THINKING[dialect.thinking] if dialect.thinking else None:
+    channels = dialect.format == "gpt-oss"
+    thinking = harmony.ANALYSIS if channels else THINKING[dialect.thinking] if dialect.thinking else None
+    if thinking:
         rules += opening_rules(thinking, thinking.opened_by(prompt), literal)
-    if choice.tools and (choice.forced or text):
+    if choice.tools and (choice.forced or text) and (functions := _forced(choice)):
         written = FORMATS[dialect.format].written if dialect.format else None
-        if written is None:
-            written, dialect = GENERIC, replace(dialect, format="json")
-        functions = _forced(choice)
-        if functions:
-            rules += calls_rules(written, functions, choice.many, literal)
-            parts.append("calls")
-    if text is not None and not choice.forced:
-        parts.append("@body")
+        called = written.rules(functions, choice.many, literal) if written else None
+        if called is None:
+            called, dialect = GENERIC.rules(functions, choice.many, literal), replace(dialect, format="json")
+        rules += called
+        parts.append("calls")
+    body = text if not choice.forced else None
+    if body is not None:
+        parts.append(f"{literal(harmony.FINAL)} @body" if channels else "@body")
     if parts == ["@body"] and not rules:
         return text, dialect
     start = f"start: {'opening ' if thinking else ''}({' | '.join(parts)})\n"
-    if "@body" in parts and text is not None:
-        return replace(text, around=start + rules), dialect
-    return Constraint("lark", start + rules), dialect
+    return replace(body, around=start + rules) if body else Constraint("lark", start + rules), dialect
 
 
 def _forced(choice: ToolChoice) -> Sequence[Mapping[str, Any]]:

@@ -25,24 +25,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from words import WORDS
+
 from pyllm.bench.speed import Speed, Test
 from pyllm.llm import LLM
 from pyllm.models import resolve
 
-WORDS = (
-    "the",
-    "river",
-    "house",
-    "green",
-    "runs",
-    "slowly",
-    "because",
-    "when",
-    "people",
-    "think",
-    "light",
-    "water",
-)
 LLAMA = """
 import json, sys, time
 import llama_cpp

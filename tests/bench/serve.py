@@ -23,30 +23,10 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from words import WORDS
+
 # Not `-m pyllm`: from the repository's root that would find the source folder.
 PYLLM = str(Path(sys.executable).with_name("pyllm"))
-
-WORDS = [
-    "the",
-    "a",
-    "river",
-    "house",
-    "green",
-    "runs",
-    "slowly",
-    "because",
-    "when",
-    "people",
-    "think",
-    "about",
-    "light",
-    "and",
-    "water",
-    "they",
-    "often",
-    "see",
-    "it",
-]
 
 
 @dataclass

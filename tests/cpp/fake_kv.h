@@ -27,6 +27,17 @@ class Kv {
       for (int i = 0; i < kBlockTokens; ++i) at(to, i) = at(from, i);
   }
 
+  // What a block keeps, and ought to keep, of tokens that begin at `position`.
+  std::vector<uint64_t> read(int32_t block) { return {&at(block, 0), &at(block, 0) + kBlockTokens}; }
+  void write(int32_t block, const std::vector<uint64_t>& kept) {
+    for (int i = 0; i < kBlockTokens; ++i) at(block, i) = kept[i];
+  }
+  static std::vector<uint64_t> kept(const int32_t* tokens, int position) {
+    std::vector<uint64_t> values;
+    for (int i = 0; i < kBlockTokens; ++i) values.push_back(key_value(tokens[i], position + i));
+    return values;
+  }
+
   struct Output {
     std::vector<uint64_t> logits;  // [sampled_rows]
     std::vector<uint64_t> states;  // [state_rows]

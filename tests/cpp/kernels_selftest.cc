@@ -404,7 +404,7 @@ void test_all(const Kernels& kernels, const Kernels& twin) {
   test_quantize(kernels, twin);
   test_rows(kernels, twin);
   test_to_half(kernels, twin);
-  for (const char* type : {"f16", "q8_0", "q8_q4", "q4_0"}) test_attend(kernels, twin, type);
+  for (const char* type : {"f16", "q8_0", "q8_q4", "q6_q4", "q4_0"}) test_attend(kernels, twin, type);
   test_merge(kernels, twin);
   check(kernels.name, [] { return "int8_ops"; }, std::vector<int64_t>{kernels.int8_ops(3)}, {twin.int8_ops(3)});
 }

@@ -43,6 +43,7 @@ struct Client {
   std::string salt;
   Want want = Want::Tokens;
   int streams = 1, max_new = 0, priority = 0;
+  int wanted_from = 0;            // of Want::Logits
   int arrives = 0, cancels = -1;  // at which step
 
   bool added = false, gone = false;  // gone: finished, cancelled or failed
@@ -50,7 +51,7 @@ struct Client {
   int finished = 0;                  // streams
   Order order;
   std::vector<std::vector<int32_t>> got;  // [stream] generated tokens
-  std::vector<uint64_t> values;           // Logits, States: [prompt position]; LastState: [1]
+  std::vector<uint64_t> values;           // Logits, States: [prompt position wanted]; LastState: [1]
 };
 
 int32_t pick(uint64_t value, int stream) { return static_cast<int32_t>(fake::mix(value, stream) % kVocab); }
@@ -63,7 +64,8 @@ uint64_t value_of(const std::vector<int32_t>& tokens) {
 }
 
 struct Totals {
-  int64_t steps = 0, rows = 0, tokens = 0, hits = 0, preemptions = 0, copies = 0, cancels = 0, failures = 0;
+  int64_t steps = 0, rows = 0, tokens = 0, hits = 0, preemptions = 0, copies = 0, cancels = 0, failures = 0,
+          moved = 0;
 };
 
 class Simulation {
@@ -90,6 +92,7 @@ class Simulation {
     for (step_ = 0; !done(scheduler); ++step_) {
       check(step_ < longest, "the schedule does not end");
       arrive_and_cancel(scheduler);
+      if (random_.once_in(10)) move_blocks(scheduler, kv);
       const bool work = !scheduler.idle();
       const Order first = work ? foremost(scheduler) : Order{};
       const Plan plan = scheduler.plan();
@@ -123,6 +126,7 @@ class Simulation {
     c.salt = random_.once_in(5) ? "other" : "";
     constexpr Want kOthers[] = {Want::Logits, Want::States, Want::LastState, Want::Nothing};
     c.want = random_.once_in(4) ? kOthers[random_.below(4)] : Want::Tokens;
+    if (c.want == Want::Logits && random_.once_in(2)) c.wanted_from = random_.below(c.prompt.size());
     c.streams = c.want == Want::Tokens && random_.once_in(3) ? random_.between(2, 4) : 1;
     c.max_new = std::min(random_.between(1, 40), limit_ - static_cast<int>(c.prompt.size()));
     if (c.max_new == 0 && c.want == Want::Tokens) c.want = Want::Nothing, c.streams = 1;
@@ -153,6 +157,7 @@ class Simulation {
         s.streams = c.streams;
         s.salt = c.salt;
         s.tokens = c.prompt;
+        s.wanted_from = c.wanted_from;
         c.order = scheduler.add(std::move(s), c.priority);
       }
       if (c.added && !c.gone && c.cancels >= 0 && c.cancels <= step_) {
@@ -160,6 +165,29 @@ class Simulation {
         scheduler.remove(c.order);
         c.gone = c.cut = true;
       }
+    }
+  }
+
+  // A text's blocks are copied out, and some more of it, computed elsewhere, in.
+  void move_blocks(Scheduler& scheduler, fake::Kv& kv) {
+    const Client& c = clients_[random_.below(static_cast<int>(clients_.size()))];
+    std::vector<int32_t> tokens = c.prompt;
+    tokens.insert(tokens.end(), c.got[0].begin(), c.got[0].end());
+    HeldPrefix held = scheduler.hold_prefix(c.salt, tokens);
+    for (size_t i = 0; i < held.blocks().size(); ++i) {
+      const int position = static_cast<int>(i) * kBlockTokens;
+      check(kv.read(held.blocks()[i]) == fake::Kv::kept(&tokens[position], position),
+            "a block of other tokens");
+    }
+    for (int more = random_.below(4); more > 0; --more) {
+      const int position = static_cast<int>(held.blocks().size()) * kBlockTokens;
+      const auto block = held.grow();
+      if (!block) break;
+      check(scheduler.pool().references(*block) == 1, "a block in use is filled");
+      kv.write(*block, fake::Kv::kept(&tokens[position], position));
+      if (random_.once_in(8)) break;  // filling it has failed
+      held.keep();
+      ++totals_.moved;
     }
   }
 
@@ -263,9 +291,11 @@ class Simulation {
     if (c.want == Want::LastState) {
       check(c.cut || c.values == std::vector{value_of(c.prompt)}, "not the last token's state");
     } else if (c.want != Want::Tokens && c.want != Want::Nothing) {
-      check(c.cut || c.values.size() == c.prompt.size(), "logits or states are missing");
+      const auto wanted = c.prompt.begin() + c.wanted_from;
+      check(c.cut || c.values.size() == static_cast<size_t>(c.prompt.end() - wanted),
+            "logits or states are missing");
       for (size_t i = 0; i < c.values.size(); ++i)
-        check(c.values[i] == value_of({c.prompt.begin(), c.prompt.begin() + i + 1}), "wrong logits or states");
+        check(c.values[i] == value_of({c.prompt.begin(), wanted + i + 1}), "wrong logits or states");
     }
     if (c.want != Want::Tokens) return;
     for (int stream = 0; stream < c.streams; ++stream) {
@@ -304,8 +334,10 @@ int main(int argc, char** argv) {
   }
   std::printf(
       "{\"schedules\": %llu, \"steps\": %lld, \"rows\": %lld, \"tokens\": %lld, \"prefix_hit_tokens\": %lld, "
-      "\"preemptions\": %lld, \"copies\": %lld, \"cancels\": %lld, \"failed_steps\": %lld}\n",
+      "\"preemptions\": %lld, \"copies\": %lld, \"cancels\": %lld, \"failed_steps\": %lld, \"moved_blocks\": "
+      "%lld}\n",
       static_cast<unsigned long long>(count), static_cast<long long>(t.steps), static_cast<long long>(t.rows),
       static_cast<long long>(t.tokens), static_cast<long long>(t.hits), static_cast<long long>(t.preemptions),
-      static_cast<long long>(t.copies), static_cast<long long>(t.cancels), static_cast<long long>(t.failures));
+      static_cast<long long>(t.copies), static_cast<long long>(t.cancels), static_cast<long long>(t.failures),
+      static_cast<long long>(t.moved));
 }

@@ -94,7 +94,7 @@ class FakeLLM:
         self.template = SimpleNamespace(built_in=None if has_template else "plain", source=source)
         self.tokenizer = Tokenizer()
         self._arguments = {}
-        self.config = SimpleNamespace(architecture="llama")
+        self.config = SimpleNamespace(architecture="llama", kv_bytes_per_token=0)
         self.context = int(os.environ.get("FAKE_LLM_CONTEXT", "4096"))
 
     def __enter__(self):

@@ -14,7 +14,7 @@ import numpy as np
 from measure import kl_divergence, log_softmax
 
 TEXT = Path(__file__).with_name("text.txt")
-TYPES = ("f16", "q8_0", "q8_q4", "q4_0")
+TYPES = ("f16", "q8_0", "q8_q4", "q6_q4", "q4_0")
 
 
 def pyllm_logits(path: Path, kv_type: str, ids: list[int]) -> np.ndarray:
@@ -49,7 +49,7 @@ def main() -> None:
         for name, logits_of in engines.items():
             truth = None
             for kv_type in TYPES:
-                if kv_type == "q8_q4" and name != "pyllm":
+                if kv_type in ("q8_q4", "q6_q4") and name != "pyllm":
                     continue
                 logits = logits_of(path, kv_type, ids)
                 loss = -log_softmax(logits[:-1])[np.arange(len(ids) - 1), ids[1:]].mean()

@@ -52,6 +52,20 @@ void CpuBackend::copy_blocks(KvCache& cache) {
       std::memcpy(kv.head(layer, to, 0), kv.head(layer, from, 0), bytes);
 }
 
+void CpuBackend::read_block(const KvCache& cache, int32_t block, std::byte* out) {
+  const auto& kv = static_cast<const CpuKvCache&>(cache);
+  const int64_t bytes = kv.layout.bytes * kv.shape.kv_heads;
+  for (int layer = 0; layer < kv.shape.layers; ++layer)
+    std::memcpy(out + layer * bytes, kv.head(layer, block, 0), static_cast<size_t>(bytes));
+}
+
+void CpuBackend::write_block(KvCache& cache, int32_t block, const std::byte* from) {
+  const auto& kv = static_cast<const CpuKvCache&>(cache);
+  const int64_t bytes = kv.layout.bytes * kv.shape.kv_heads;
+  for (int layer = 0; layer < kv.shape.layers; ++layer)
+    std::memcpy(kv.head(layer, block, 0), from + layer * bytes, static_cast<size_t>(bytes));
+}
+
 void CpuBackend::store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
   const int dim = kv.shape.head_dim;

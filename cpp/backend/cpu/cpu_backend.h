@@ -61,6 +61,8 @@ class CpuBackend : public Backend {
   void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) override;
   void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) override;
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override;
+  void read_block(const KvCache& cache, int32_t block, std::byte* out) override;
+  void write_block(KvCache& cache, int32_t block, const std::byte* from) override;
   void copy_blocks(KvCache& cache) override;
   void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;

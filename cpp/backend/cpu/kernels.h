@@ -55,7 +55,9 @@ struct KvLayout {
   int padded_dim;        // features of a value: head_dim and padding
   int64_t key_scales;    // half [group of 32 features][16 tokens]; before them the keys
                          //   half [head_dim][16], int8 [head_dim][16]
-                         //   or [head_dim / 2][16] bytes with the even feature in the low four bits
+                         //   or [head_dim / 2][16] bytes with the even feature in the low four bits;
+                         //   of 6 bits these are the low four, and behind them
+  int64_t key_high;      //   [head_dim / 4][16] bytes with the high two, the first feature in the low bits
   int64_t values;        // half [16][padded_dim], int8 [16][padded_dim]
                          //   or [16][padded_dim / 32][16] bytes with features 0 to 15 in the low four bits
   int64_t value_scales;  // half [group][16]

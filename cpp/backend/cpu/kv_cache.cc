@@ -18,20 +18,40 @@ int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
 uint16_t half_bits(float x) { return to_half(x).bits; }
 
-// Codes of up to kGroup elements (8 behind them) and the bits of their scale: value = (code - 8) * scale. As
-// Q4_0 of GGUF: the element of the largest magnitude gets code 0.
-uint16_t quantize_4bit(const float* x, int n, uint8_t* code) {
-  float extreme = 0.0f, poison = 0.0f;
+// Codes of up to kGroup elements (kLevels behind them) and the bits of their scale: value = (code - kLevels) *
+// scale, codes below 2 * kLevels. The scale is fitted by least squares to the codes of each of a few first
+// guesses, as wide as the element of the largest magnitude or narrower; the best pair stays.
+template <int kLevels>
+uint16_t quantize_bits(const float* x, int n, uint8_t* code) {
+  float padded[kGroup] = {}, extreme = 0.0f, poison = 0.0f;
   for (int i = 0; i < n; ++i) {
     if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
     poison += x[i] * 0.0f;  // NaN where an element is not finite: it must reach the logits
+    padded[i] = x[i];
   }
-  std::fill(code, code + kGroup, uint8_t{8});
-  const float scale = extreme / -8.0f;
-  if (std::fabs(extreme) > 1e-36f && poison == 0.0f)
-    for (int i = 0; i < n; ++i)
-      code[i] = static_cast<uint8_t>(std::min(15, static_cast<int>(x[i] * (1.0f / scale) + 8.5f)));
-  return half_bits(scale + poison);
+  std::fill(code, code + kGroup, uint8_t{kLevels});
+  if (!(std::fabs(extreme) > 1e-36f) || poison != 0.0f) return half_bits(extreme + poison);
+  float best = -1.0f, scale = 0.0f;
+  for (const float beyond : {-1.2f, -0.8f, -0.4f, 0.0f}) {
+    const float inverse = -(kLevels + beyond) / extreme;
+    int level[kGroup], squares = 0;
+    float products[4] = {};
+    for (int i = 0; i < kGroup; ++i) {
+      const float shifted = padded[i] * inverse + (kLevels + 0.5f);
+      level[i] = static_cast<int>(std::min(shifted, 2 * kLevels - 0.5f)) - kLevels;
+      squares += level[i] * level[i];
+    }
+    for (int i = 0; i < kGroup; i += 4)
+      for (int k = 0; k < 4; ++k) products[k] += padded[i + k] * static_cast<float>(level[i + k]);
+    const float fit = ((products[0] + products[1]) + (products[2] + products[3])) / static_cast<float>(squares);
+    // Of the squared error this is what the fit takes away.
+    const float gain = fit * fit * static_cast<float>(squares);
+    if (!(gain > best)) continue;
+    best = gain;
+    scale = fit;
+    for (int i = 0; i < kGroup; ++i) code[i] = static_cast<uint8_t>(level[i] + kLevels);
+  }
+  return half_bits(scale);
 }
 
 // Calls f(group, its first element, its elements).
@@ -64,9 +84,14 @@ void store_key(const Kernels& kernels, const KvLayout& l, uint8_t* block, int sl
       for (int i = 0; i < n; ++i) to[(first + i) * kBlockTokens] = static_cast<uint8_t>(code[i]);
     } else {
       uint8_t code[kGroup];
-      scales[group * kBlockTokens] = quantize_4bit(key + first, n, code);
+      const bool six = l.type.keys == KvElement::Bits6;
+      scales[group * kBlockTokens] =
+          six ? quantize_bits<32>(key + first, n, code) : quantize_bits<8>(key + first, n, code);
       for (int i = 0; i < n; i += 2)
-        to[(first + i) / 2 * kBlockTokens] = static_cast<uint8_t>(code[i] | code[i + 1] << 4);
+        to[(first + i) / 2 * kBlockTokens] = static_cast<uint8_t>((code[i] & 15) | code[i + 1] << 4);
+      for (int i = 0; six && i < n; i += 4)
+        to[l.key_high + (first + i) / 4 * kBlockTokens] = static_cast<uint8_t>(
+            code[i] >> 4 | code[i + 1] >> 4 << 2 | code[i + 2] >> 4 << 4 | code[i + 3] >> 4 << 6);
     }
   });
 }
@@ -83,7 +108,7 @@ void store_value(const Kernels& kernels, const KvLayout& l, uint8_t* block, int 
       std::copy_n(code, n, reinterpret_cast<int8_t*>(values) + slot * l.padded_dim + first);
     } else {
       uint8_t code[kGroup];
-      scales[group * kBlockTokens] = quantize_4bit(value + first, n, code);
+      scales[group * kBlockTokens] = quantize_bits<8>(value + first, n, code);
       uint8_t* to = values + (slot * l.padded_dim + first) / 2;
       for (int i = 0; i < 16; ++i) to[i] = static_cast<uint8_t>(code[i] | code[16 + i] << 4);
     }
@@ -117,7 +142,8 @@ KvLayout kv_layout(KvType type, int head_dim) {
   l.type = type;
   l.head_dim = head_dim;
   l.padded_dim = static_cast<int>(round_up(head_dim, type.values == KvElement::Bits4 ? kGroup : 16));
-  l.key_scales = bytes(type.keys, head_dim);
+  l.key_high = bytes(type.keys, head_dim);
+  l.key_scales = l.key_high + (type.keys == KvElement::Bits6 ? kBlockTokens * ((head_dim + 3) / 4) : 0);
   l.values = l.key_scales + scale_bytes(type.keys);
   l.value_scales = l.values + bytes(type.values, l.padded_dim);
   l.bytes = l.value_scales + scale_bytes(type.values);

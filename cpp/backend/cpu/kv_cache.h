@@ -16,7 +16,7 @@ void store_token(const Kernels& kernels, const KvLayout& layout, uint8_t* block,
                  const float* value);
 
 // Whether `rotate` goes over such keys, and so queries, or such values, and so results.
-inline bool is_rotated(KvElement element) { return element == KvElement::Bits4; }
+inline bool is_rotated(KvElement element) { return element == KvElement::Bits6 || element == KvElement::Bits4; }
 
 // The orthonormal Walsh-Hadamard transform, its own inverse, in place: it spreads what a few features hold over
 // all of them, so that they fit one scale. n that are no power of two: of runs of powers of two, long ones

@@ -182,6 +182,26 @@ std::unique_ptr<KvCache> CudaBackend::kv_cache(const KvShape& shape, int blocks)
   return cache;
 }
 
+void CudaBackend::read_block(const KvCache& cache, int32_t block, std::byte* out) {
+  const auto& kv = static_cast<const CudaKvCache&>(cache);
+  use_device();
+  for (int i = 0; i < kv.shape.layers; ++i)
+    check(cudaMemcpyAsync(out + i * kv.block_bytes(), kv.layer(i) + block * kv.block_bytes(),
+                          static_cast<size_t>(kv.block_bytes()), cudaMemcpyDeviceToHost, stream_.get()),
+          "a block of the KV cache");
+  synchronize();
+}
+
+void CudaBackend::write_block(KvCache& cache, int32_t block, const std::byte* from) {
+  const auto& kv = static_cast<const CudaKvCache&>(cache);
+  use_device();
+  for (int i = 0; i < kv.shape.layers; ++i)
+    check(cudaMemcpyAsync(kv.layer(i) + block * kv.block_bytes(), from + i * kv.block_bytes(),
+                          static_cast<size_t>(kv.block_bytes()), cudaMemcpyHostToDevice, stream_.get()),
+          "a block of the KV cache");
+  synchronize();
+}
+
 void CudaBackend::begin(const Batch& batch) {
   leave_step();
   synchronize();  // a step may have ended in an error, with no download

@@ -59,6 +59,8 @@ class CudaBackend : public Backend {
   std::optional<int64_t> free_bytes() const override;
   int64_t kv_block_bytes(const KvShape& shape) const override;
   std::unique_ptr<KvCache> kv_cache(const KvShape& shape, int blocks) override;
+  void read_block(const KvCache& cache, int32_t block, std::byte* out) override;
+  void write_block(KvCache& cache, int32_t block, const std::byte* from) override;
 
   void begin(const Batch& batch) override;
   Tensor scratch(int64_t rows, int64_t cols) override;

@@ -16,7 +16,7 @@ namespace pyllm::cuda {
 inline constexpr char kLibrary[] = "libpyllm_cuda.so";  // lies beside _core
 
 // Grows whenever this file or backend.h changes: a library of another build must not be used.
-inline constexpr int kAbi = 2;
+inline constexpr int kAbi = 3;
 
 struct DeviceInfo {
   char name[128];

@@ -55,6 +55,8 @@ def why(chat: Chat, argument: str) -> None:
         f"prompt: {usage.prompt_tokens} tokens, {usage.cached_tokens} reused, "
         f"{usage.prompt_tokens - usage.cached_tokens} computed"
     )
+    if chat.warm.told and one is chat.answers[0]:
+        chat.show(chat.warm.told)
     if tokens:
         _where(chat, one)
     else:

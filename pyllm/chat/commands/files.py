@@ -129,6 +129,7 @@ def load(chat: Chat, argument: str) -> None:
         chat.record({"model": chat.model})
     show_path(chat, last=4)
     if chat.loading.done and conversation.head:
+        chat.take_warm(chat.engine)
         chat.read_ahead()
 
 

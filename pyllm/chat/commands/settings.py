@@ -94,8 +94,10 @@ def json_schema(chat: Chat, argument: str) -> None:
             text = '{"type": "object"}'
         elif not argument.startswith("{"):
             text = read_schema(argument)
-        chat.constraint = Constraint.json(text)
-        keys = list(json.loads(text).get("properties", {}))
+        constraint = Constraint.json(text)
+        chat.engine.check(constraint)
+        chat.constraint = constraint
+        keys = list(json.loads(constraint.text).get("properties", {}))
         chat.show("answers are JSON" + (f" with {', '.join(map(str, keys[:12]))}" if keys else ""))
 
 
@@ -120,6 +122,7 @@ def model(chat: Chat, argument: str) -> None:
     old = chat.engine
     with keys(shown=True):  # terms of a model may be asked for
         new = chat.prepare(name)  # whatever can be seen before the old one must go
+    chat.warm.forget()
     old.close()  # two models may not fit into memory
     try:
         loading = Loading(new)

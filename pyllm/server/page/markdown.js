@@ -15,13 +15,14 @@ export function show(parent, text) {
   // More text can change the last line's kind, and so the last block and the one that it may join.
   const grown = parent.shown && text.startsWith(parent.shown);
   const kept = grown ? Math.max(0, parent.children.length - 2) : 0;
-  const start = kept ? parent.children[kept].start : 0;
+  const start = kept ? parent.children[kept].begins : 0;
   const blocks = split(text.slice(start).split("\n"));
   blocks.forEach((block, i) => {
     const old = parent.children[kept + i];
     const same = old?.source === block.source && old?.kind === block.kind;
     const node = same ? old : render(block, 0);
-    Object.assign(node, { source: block.source, kind: block.kind, start: start + block.start });
+    // Names that no element has: a list's `start` would be the number of its first item.
+    Object.assign(node, { source: block.source, kind: block.kind, begins: start + block.start });
     if (same) return;
     if (old) old.replaceWith(node);
     else parent.append(node);

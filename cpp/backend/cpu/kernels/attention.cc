@@ -87,11 +87,23 @@ void expand_keys(const KvLayout& l, const uint8_t* block, float* panel) {
     if (l.type.keys == KvElement::Bits8)
       for (int d = group; d < end; ++d, panel += kPanelTokens)
         store(panel, mul(load_i8(signed_bytes(block) + d * kBlock), scale));
+    else if (l.type.keys == KvElement::Bits6)
+      for (int d = group; d < end; d += 4) {
+        const uint8_t *pair = block + d / 2 * kBlock, *high = block + l.key_high + d / 4 * kBlock;
+        const auto put = [&](f32x16 low, f32x16 top) {
+          store(panel, mul(sub(fma(top, set(16.0f), low), set(32.0f)), scale));
+          panel += kPanelTokens;
+        };
+        put(load_bits<0, 15>(pair), load_bits<0, 3>(high));
+        if (d + 1 < end) put(load_bits<4, 15>(pair), load_bits<2, 3>(high));
+        if (d + 2 < end) put(load_bits<0, 15>(pair + kBlock), load_bits<4, 3>(high));
+        if (d + 3 < end) put(load_bits<4, 15>(pair + kBlock), load_bits<6, 3>(high));
+      }
     else
       for (int d = group; d < end; d += 2, panel += 2 * kPanelTokens) {
         const uint8_t* pair = block + d / 2 * kBlock;
-        store(panel, mul(sub(load_low4(pair), set(8.0f)), scale));
-        if (d + 1 < end) store(panel + kPanelTokens, mul(sub(load_high4(pair), set(8.0f)), scale));
+        store(panel, mul(sub(load_bits<0, 15>(pair), set(8.0f)), scale));
+        if (d + 1 < end) store(panel + kPanelTokens, mul(sub(load_bits<4, 15>(pair), set(8.0f)), scale));
       }
   }
 }
@@ -118,7 +130,7 @@ void expand_values(const KvLayout& l, const uint8_t* block, int column, int vect
         store(panel + t * 64 + 16 * v, mul(load_i8(code), scale));
       } else {
         const uint8_t* pair = values + t * (l.padded_dim / 2) + column / 2 + v / 2 * 16;
-        const f32x16 code = v % 2 == 0 ? load_low4(pair) : load_high4(pair);
+        const f32x16 code = v % 2 == 0 ? load_bits<0, 15>(pair) : load_bits<4, 15>(pair);
         store(panel + t * 64 + 16 * v, mul(sub(code, set(8.0f)), scale));
       }
     }

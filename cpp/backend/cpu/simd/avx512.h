@@ -39,13 +39,12 @@ inline f32x16 load_i8(const int8_t* p) {
 inline f32x16 load_u8(const uint8_t* p) {
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
 }
-inline f32x16 load_low4(const uint8_t* p) {
-  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return {_mm512_cvtepi32_ps(_mm512_and_si512(bytes, _mm512_set1_epi32(15)))};
-}
-inline f32x16 load_high4(const uint8_t* p) {
-  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-  return {_mm512_cvtepi32_ps(_mm512_srli_epi32(bytes, 4))};
+template <int kShift, int kMask>
+inline f32x16 load_bits(const uint8_t* p) {
+  __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  if constexpr (kShift > 0) bytes = _mm512_srli_epi32(bytes, kShift);
+  if constexpr (kMask < 255 >> kShift) bytes = _mm512_and_si512(bytes, _mm512_set1_epi32(kMask));
+  return {_mm512_cvtepi32_ps(bytes)};
 }
 inline void store(float* p, f32x16 a) { _mm512_storeu_ps(p, a.v); }
 inline void store_partial(float* p, f32x16 a, int n) { _mm512_mask_storeu_ps(p, first_lanes(n), a.v); }

@@ -55,8 +55,12 @@ inline f32x16 widen_u8(uint8x16_t bytes) {
   return {vcvtq_f32_u32(vmovl_u16(vget_low_u16(lo))), vcvtq_f32_u32(vmovl_high_u16(lo)),
           vcvtq_f32_u32(vmovl_u16(vget_low_u16(hi))), vcvtq_f32_u32(vmovl_high_u16(hi))};
 }
-inline f32x16 load_low4(const uint8_t* p) { return widen_u8(vandq_u8(vld1q_u8(p), vdupq_n_u8(15))); }
-inline f32x16 load_high4(const uint8_t* p) { return widen_u8(vshrq_n_u8(vld1q_u8(p), 4)); }
+template <int kShift, int kMask>
+inline f32x16 load_bits(const uint8_t* p) {
+  uint8x16_t bytes = vld1q_u8(p);
+  if constexpr (kShift > 0) bytes = vshrq_n_u8(bytes, kShift);
+  return widen_u8(vandq_u8(bytes, vdupq_n_u8(kMask)));
+}
 inline void store(float* p, f32x16 a) {
   vst1q_f32(p, a.v0);
   vst1q_f32(p + 4, a.v1);

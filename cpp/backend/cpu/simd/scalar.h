@@ -58,14 +58,10 @@ inline f32x16 load_u8(const uint8_t* p) {
   PYLLM_LANES r.lane[i] = p[i];
   return r;
 }
-inline f32x16 load_low4(const uint8_t* p) {  // the low four bits of 16 bytes
+template <int kShift, int kMask>
+inline f32x16 load_bits(const uint8_t* p) {  // (byte >> kShift) & kMask of 16 bytes
   f32x16 r;
-  PYLLM_LANES r.lane[i] = static_cast<float>(p[i] & 15);
-  return r;
-}
-inline f32x16 load_high4(const uint8_t* p) {
-  f32x16 r;
-  PYLLM_LANES r.lane[i] = static_cast<float>(p[i] >> 4);
+  PYLLM_LANES r.lane[i] = static_cast<float>(p[i] >> kShift & kMask);
   return r;
 }
 inline void store(float* p, f32x16 a) { PYLLM_LANES p[i] = a.lane[i]; }

@@ -1,0 +1,1 @@
+"""Answering sets of questions, and how many answers are right."""

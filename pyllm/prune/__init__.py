@@ -1,0 +1,1 @@
+"""Models with parts taken out: layers, feed-forward channels, heads, tokens, single weights."""

@@ -128,6 +128,61 @@ def test_a_placement_of_another_length_is_refused() -> None:
         place("llama", [0, 7])
 
 
+# -- tokens chosen where the logits are ------------------------------------------------------------------------
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0.0},
+    "drawn from all": {"temperature": 1.2, "seed": 1},
+    "filtered": {"temperature": 0.9, "seed": 2, "top_k": 20, "top_p": 0.9, "min_p": 0.02},
+    "penalties": {
+        "temperature": 0.0,
+        "repetition_penalty": 1.5,
+        "frequency_penalty": 0.4,
+        "dry_multiplier": 1.0,
+    },
+    "bias": {"temperature": 1.0, "seed": 3, "logit_bias": {5: 3.0, 6: float("-inf")}, "logprobs": True},
+}
+
+
+def generated(engine: _core.Engine, requests: list[dict[str, Any]]) -> list[list[tuple[int, int, float]]]:
+    """(stream, token, logprob) of each request, all of them at once."""
+    found: list[list[tuple[int, int, float]]] = [[] for _ in requests]
+    left = 0
+    for number, params in enumerate(requests):
+        tokens = golden("llama")["tokens"][number:]
+        engine.submit(number, tokens, _core.SamplingParams(max_tokens=12, ignore_eos=True, **params))
+        left += params.get("n", 1)
+    while left:
+        for event in engine.step(1.0):
+            assert event.finish_reason != "error", event.detail
+            found[event.id].append((event.index, event.token, round(event.logprob, 4)))
+            left -= event.finish_reason is not None
+    return found
+
+
+def test_a_device_chooses_what_the_sampler_would() -> None:
+    _core.testing.fake_devices([{**GPU, "chooses": True}, GPU])
+    requests = list(CHOICES.values())
+    on_cpu = generated(place("llama", [CPU, CPU]), requests)
+    engine = place("llama", [0, 0], 0, 0)
+    assert generated(engine, requests) == on_cpu
+    device = _core.testing.fake_device(0)
+    assert device["chosen_rows"] == 12 * len(requests)
+    assert device["moved_rows"] == 0  # no logits came back
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"logprobs": True, "top_logprobs": 2, "seed": 6}, {"n": 2, "seed": 4}, {"typical_p": 0.5, "seed": 5}],
+)
+def test_what_a_device_cannot_choose_is_sampled_on_the_host(params: dict[str, Any]) -> None:
+    _core.testing.fake_devices([{**GPU, "chooses": True}])
+    requests = [{"temperature": 1.0, **params}, {"temperature": 0.0}]
+    on_cpu = generated(place("llama", [CPU, CPU]), requests)
+    assert generated(place("llama", [0, 0], 0, 0), requests) == on_cpu
+    assert _core.testing.fake_device(0)["moved_rows"] > 0
+
+
 # -- memory ----------------------------------------------------------------------------------------------------
 
 

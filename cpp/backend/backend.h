@@ -9,9 +9,11 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <vector>
 
+#include "backend/choice.h"
 #include "core/batch.h"
 #include "core/kv_type.h"
 #include "core/tensor.h"
@@ -85,6 +87,16 @@ enum class RopePairs {
   Halves,    // feature i with i + n/2: everyone else's
 };
 
+// What happens to the heads of queries and keys before attention: normalised, where there are weights, then
+// rotated.
+struct Rotation {
+  Tensor table = {};  // as rope_table fills it, of n frequencies; no data: no rotation
+  RopePairs pairs = RopePairs::Halves;
+  const Vector* q_norm = nullptr;  // [head_dim]
+  const Vector* k_norm = nullptr;
+  float eps = 0.0f;
+};
+
 struct AttentionShape {
   int heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 1.0f;    // of the scores, before the softmax
@@ -126,15 +138,24 @@ class Backend {
   // Cosines and sines of the batch's positions times `frequency` [n], both times `magnitude`. Per row: for
   // halves [n cosines][n sines]; for adjacent pairs [2 n][2 n], each twice, the first sine of a pair negated.
   virtual void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) = 0;
-  // Rotates the first 2 n features of every head of q and k in place.
-  virtual void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) = 0;
   virtual void copy_blocks(KvCache& cache) = 0;  // the batch's copies
-  virtual void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) = 0;
+  // Turns the heads of q, in place, and those of k (their first 2 n features; what k holds afterwards is
+  // nobody's), and stores k and v. q may have no columns.
+  virtual void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) = 0;
   virtual void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) = 0;
   virtual void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) = 0;
+  // Begins what has been asked for so far, and does not wait for it.
+  virtual void start() {}
+  // A token for each row of logits, which are overwritten; only where chooses().
+  virtual bool chooses() const { return false; }
+  virtual std::vector<Chosen> choose(Tensor logits, std::span<const Choice> choices);
   virtual Tensor download(Tensor x) = 0;             // to host memory, valid until the next begin
   virtual void upload(Tensor host, Tensor out) = 0;  // from host memory, free to change when it returns
 };
+
+inline std::vector<Chosen> Backend::choose(Tensor, std::span<const Choice>) {
+  throw std::logic_error("this backend does not choose tokens");
+}
 
 struct BackendOptions {
   int threads = 0;

@@ -199,16 +199,23 @@ std::vector<Event> Engine::step(std::optional<double> timeout) {
   note_started(plan);
   if (!plan.empty()) {
     Output output;
+    Results results;
     std::string failure;
-    try {
+    const auto attempt = [&](const auto& part) {
+      try {
+        part();
+      } catch (const std::exception& error) {
+        failure = message("the step failed: ", error.what());
+      }
+    };
+    attempt([&] {
       start_masks(plan);
       output = model_->forward(plan.batch);
-    } catch (const std::exception& error) {
-      failure = message("the step failed: ", error.what());
-    }
+    });
     if (masks_) masks_->finish();
+    if (failure.empty()) attempt([&] { results = fetch(plan, output); });
     if (failure.empty()) {
-      scheduler_.commit(plan, sample(plan, output, events));
+      scheduler_.commit(plan, sample(plan, results, events));
     } else {
       fail_step(plan, failure, events);
     }
@@ -323,23 +330,25 @@ void Engine::fail_step(const Plan& plan, const std::string& why, std::vector<Eve
   for (const uint64_t id : requests) end(id, Finish::Error, why, events);
 }
 
-std::vector<Next> Engine::sample(const Plan& plan, const Output& output, std::vector<Event>& events) {
+std::vector<Next> Engine::sample(const Plan& plan, const Results& results, std::vector<Event>& events) {
   std::vector<Next> next;
   for (const Chunk& chunk : plan.chunks) {
     const Sequence& s = *chunk.sequence;
     Active& active = active_.at(s.request);
     active.cached_tokens = std::max(active.cached_tokens, s.cached);
     if (chunk.logits > 0 && s.want == Want::Logits)
-      deliver(chunk, output.logits, active, emit(s.request, 0, active, events));
-    if (chunk.states > 0) pool(chunk, output.states, active, events);
+      deliver(chunk, results.logits, active, emit(s.request, 0, active, events));
+    if (chunk.states > 0) pool(chunk, results.states, active, events);
     for (int i = 0; i < chunk.samples; ++i) {
-      std::span<float> last = row(output.logits, chunk.first_logits);
+      const Chosen* chosen = results.chosen.empty() ? nullptr : &results.chosen[next.size()];
+      std::span<float> last;
+      if (chosen == nullptr) last = row(results.logits, chunk.first_logits);
       if (i + 1 < chunk.samples) {  // the sampler overwrites its logits, and forks share them
         row_.assign(last.begin(), last.end());
         last = row_;
       }
       Event& event = emit(s.request, s.order.index + i, active, events);
-      sample_one(s, active, last, event);
+      sample_one(s, active, last, chosen, event);
       next.push_back({event.token, event.finish != Finish::None});
     }
     if (chunk.last && s.want == Want::Nothing)
@@ -352,7 +361,8 @@ std::vector<Next> Engine::sample(const Plan& plan, const Output& output, std::ve
   return next;
 }
 
-void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logits, Event& event) {
+void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logits, const Chosen* chosen,
+                        Event& event) {
   const auto tokens = std::span<const int32_t>(s.tokens);
   const auto prompt = tokens.first(active.prompt_tokens), generated = tokens.subspan(active.prompt_tokens);
   const SamplingParams& params = active.params;
@@ -363,7 +373,8 @@ void Engine::sample_one(const Sequence& s, Active& active, std::span<float> logi
       if (const std::string& error = masks_->error(stream.job); !error.empty()) fail("constraint: ", error);
       mask = masks_->mask(stream.job);
     }
-    Sampled sampled = stream.sampler.sample(logits, prompt, generated, scratch_, mask);
+    Sampled sampled = chosen != nullptr ? stream.sampler.accept(*chosen, s.total(), !mask.empty())
+                                        : stream.sampler.sample(logits, prompt, generated, scratch_, mask);
     event.token = sampled.token;
     event.logprob = sampled.logprob;
     event.top_logprobs = std::move(sampled.top);

@@ -111,8 +111,16 @@ class Engine {
   void end(uint64_t id, Finish finish, const std::string& detail, std::vector<Event>& events);
   static Event& emit(uint64_t id, int index, const Active& active, std::vector<Event>& events);
   void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);
-  std::vector<Next> sample(const Plan& plan, const Output& output, std::vector<Event>& events);
-  void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, Event& event);
+  // Of a step, in host memory.
+  struct Results {
+    Tensor logits, states;
+    std::vector<Chosen> chosen;  // [sample], by the device; then the logits stay there
+  };
+  Results fetch(const Plan& plan, const Output& output);
+  std::vector<Chosen> choose(const Plan& plan, const Result& logits);
+  std::vector<Next> sample(const Plan& plan, const Results& results, std::vector<Event>& events);
+  void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, const Chosen* chosen,
+                  Event& event);
   void deliver(const Chunk& chunk, const Tensor& logits, const Active& active, Event& event);
   static void pool(const Chunk& chunk, const Tensor& states, Active& active, std::vector<Event>& events);
   void retire(const std::vector<Event>& events);
@@ -134,7 +142,8 @@ class Engine {
   Scheduler scheduler_;
   std::unordered_map<uint64_t, Active> active_;
   SamplerScratch scratch_;
-  std::vector<float> row_;  // [vocab]
+  std::vector<float> row_;                     // [vocab]
+  std::vector<std::vector<LogitEdit>> edits_;  // [sample]
   std::unique_ptr<Model> model_;
   std::optional<MaskThread> masks_;
 

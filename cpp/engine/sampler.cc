@@ -137,25 +137,25 @@ const Candidate& draw_from(const Candidates& list, float temperature, double u) 
   return *last;
 }
 
+// Why no token can be chosen.
+[[noreturn]] void refuse(ChoiceStatus status, int64_t position, int32_t token, float value, bool has_mask) {
+  switch (status) {
+    case ChoiceStatus::BadLogit:
+      fail("position ", position, ": the model's logits hold ", value, " (token ", token,
+           "), expected finite numbers; the model file may be damaged, or its values overflow");
+    case ChoiceStatus::NoLogits:
+      fail("position ", position,
+           ": every one of the model's logits is -infinity; the model file may be damaged");
+    case ChoiceStatus::Overflow:
+      fail("position ", position, ": logit_bias and penalties overflow the logit of token ", token,
+           "; use smaller values");
+    default:
+      fail("position ", position, ": logit_bias, min_tokens", has_mask ? ", the constraint" : "",
+           " and ignore_eos leave no token to choose");
+  }
+}
+
 }  // namespace
-
-class Sampler::Edit {
- public:
-  Edit(std::span<float> logits, Candidates& changed) : logits_(logits), changed_(changed) { changed_.clear(); }
-
-  float get(int32_t id) const { return logits_[static_cast<size_t>(id)]; }
-  void set(int32_t id, float value) {
-    changed_.push_back({id, get(id)});
-    logits_[static_cast<size_t>(id)] = value;
-  }
-  void ban(const std::vector<int32_t>& ids) {
-    for (const int32_t id : ids) set(id, -kInfinity);
-  }
-
- private:
-  std::span<float> logits_;
-  Candidates& changed_;
-};
 
 Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> eos, int fork)
     : params_(params),
@@ -165,32 +165,59 @@ Sampler::Sampler(const SamplingParams& params, std::span<const int32_t> eos, int
       mirostat_mu_(2.0f * params.mirostat_tau),
       dry_(params) {}
 
-Scan Sampler::adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
-                     std::span<const int32_t> generated, std::span<const uint32_t> mask,
-                     SamplerScratch& scratch) {
+void Sampler::collect_edits(std::span<const int32_t> prompt, std::span<const int32_t> generated,
+                            std::span<const uint32_t> mask, std::vector<LogitEdit>& edits) {
   const SamplingParams& p = params_;
-  if (!mask.empty()) apply_mask(mask, logits);
-  Edit edit(logits, scratch.changed);
-  for (const auto& [id, bias] : p.logit_bias) edit.set(id, edit.get(id) + bias);
+  edits.clear();
+  for (const auto& [id, bias] : p.logit_bias) edits.push_back({id, 1.0f, bias});
   const bool too_early = static_cast<int64_t>(generated.size()) < p.min_tokens;
   std::vector<int32_t> banned;
   if (p.ignore_eos || too_early) banned = eos_;
   if (too_early) banned.insert(banned.end(), p.stop_token_ids.begin(), p.stop_token_ids.end());
-  if (!banned.empty() && (mask.empty() || !within(mask, banned))) edit.ban(banned);
+  if (!banned.empty() && (mask.empty() || !within(mask, banned)))
+    for (const int32_t id : banned) edits.push_back({id, 1.0f, -kInfinity});
 
   if (p.repetition_penalty != 1.0f || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f) {
     counts_.update(prompt, generated, p.penalty_last_n);
     for (const auto& [id, count] : counts_.counts()) {
-      float x = edit.get(id);
-      x = x > 0.0f ? x / p.repetition_penalty : x * p.repetition_penalty;
-      if (count > 0) x -= p.presence_penalty + static_cast<float>(count) * p.frequency_penalty;
-      edit.set(id, x);
+      const float often = p.presence_penalty + static_cast<float>(count) * p.frequency_penalty;
+      edits.push_back({id, p.repetition_penalty, count > 0 ? -often : 0.0f});
     }
   }
   if (dry_.on())
-    for (const auto& [id, penalty] : dry_.penalties(prompt, generated)) edit.set(id, edit.get(id) - penalty);
+    for (const auto& [id, penalty] : dry_.penalties(prompt, generated)) edits.push_back({id, 1.0f, -penalty});
+}
 
-  return mask.empty() && scratch.changed.empty() ? raw : scan(logits, scratch.chunk_max);
+Scan Sampler::adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
+                     std::span<const int32_t> generated, std::span<const uint32_t> mask,
+                     SamplerScratch& scratch) {
+  if (!mask.empty()) apply_mask(mask, logits);
+  collect_edits(prompt, generated, mask, scratch.edits);
+  scratch.changed.clear();
+  for (const LogitEdit& edit : scratch.edits) {
+    float& logit = logits[static_cast<size_t>(edit.id)];
+    scratch.changed.push_back({edit.id, logit});
+    logit = edit.of(logit);
+  }
+  return mask.empty() && scratch.edits.empty() ? raw : scan(logits, scratch.chunk_max);
+}
+
+std::optional<Choice> Sampler::choice(std::span<const int32_t> prompt, std::span<const int32_t> generated,
+                                      std::span<const uint32_t> mask, std::vector<LogitEdit>& edits) {
+  const SamplingParams& p = params_;
+  const auto [u, xtc_draw] = uniforms(seed_, fork_, prompt.size() + generated.size());
+  const bool draws = p.temperature > 0.0f;
+  if (p.top_logprobs > 0 ||
+      (draws && (p.mirostat_tau > 0.0f || p.top_n_sigma > 0.0f || p.typical_p < 1.0f || xtc(xtc_draw))))
+    return std::nullopt;
+  collect_edits(prompt, generated, mask, edits);
+  std::stable_sort(edits.begin(), edits.end(),
+                   [](const LogitEdit& a, const LogitEdit& b) { return a.id < b.id; });
+  Choice choice{.temperature = p.temperature, .u = u, .logprob = p.logprobs, .edits = edits, .mask = mask};
+  choice.top_k = p.top_k;
+  choice.top_p = p.top_p;
+  if (p.min_p > 0.0f) choice.log_min_p = std::log(p.min_p);
+  return choice;
 }
 
 bool Sampler::xtc(double xtc_draw) const {
@@ -251,17 +278,19 @@ int32_t Sampler::draw(const Scan& scan, std::span<const float> logits, double u,
   return chosen.id;
 }
 
+Sampled Sampler::accept(const Chosen& chosen, int64_t position, bool has_mask) const {
+  if (chosen.status != ChoiceStatus::Chosen)
+    refuse(chosen.status, position, chosen.token, chosen.value, has_mask);
+  return {chosen.token, params_.logprobs ? chosen.logprob : 0.0f, {}};
+}
+
 Sampled Sampler::sample(std::span<float> logits, std::span<const int32_t> prompt,
                         std::span<const int32_t> generated, SamplerScratch& scratch,
                         std::span<const uint32_t> mask) {
-  const uint64_t position = prompt.size() + generated.size();
+  const auto position = static_cast<int64_t>(prompt.size() + generated.size());
   const Scan raw = scan(logits, scratch.chunk_max);
-  if (raw.bad >= 0)
-    fail("position ", position, ": the model's logits hold ", logits[raw.bad], " (token ", raw.bad,
-         "), expected finite numbers; the model file may be damaged, or its values overflow");
-  if (raw.argmax < 0)
-    fail("position ", position,
-         ": every one of the model's logits is -infinity; the model file may be damaged");
+  if (raw.bad >= 0) refuse(ChoiceStatus::BadLogit, position, raw.bad, logits[raw.bad], !mask.empty());
+  if (raw.argmax < 0) refuse(ChoiceStatus::NoLogits, position, -1, 0.0f, !mask.empty());
 
   Sampled result;
   double log_total = 0.0;
@@ -276,13 +305,9 @@ Sampled Sampler::sample(std::span<float> logits, std::span<const int32_t> prompt
   }
 
   const Scan adjusted = adjust(raw, logits, prompt, generated, mask, scratch);
-  if (adjusted.bad >= 0)
-    fail("position ", position, ": logit_bias and penalties overflow the logit of token ", adjusted.bad,
-         "; use smaller values");
-  if (adjusted.argmax < 0)
-    fail("position ", position, ": logit_bias, min_tokens", mask.empty() ? "" : ", the constraint",
-         " and ignore_eos leave no token to choose");
-  const auto [u, xtc_draw] = uniforms(seed_, fork_, position);
+  if (adjusted.bad >= 0) refuse(ChoiceStatus::Overflow, position, adjusted.bad, 0.0f, !mask.empty());
+  if (adjusted.argmax < 0) refuse(ChoiceStatus::NothingLeft, position, -1, 0.0f, !mask.empty());
+  const auto [u, xtc_draw] = uniforms(seed_, fork_, prompt.size() + generated.size());
   result.token = draw(adjusted, logits, u, xtc_draw, scratch);
 
   if (params_.logprobs) {

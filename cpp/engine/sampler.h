@@ -10,10 +10,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
+#include "backend/choice.h"
 #include "engine/logits.h"
 #include "engine/penalties.h"
 #include "engine/sampling_params.h"
@@ -36,7 +38,8 @@ struct SamplerScratch {
   std::vector<float> chunk_max;       // [chunk]
   std::vector<float> floats;          // [chunk]
   std::vector<Candidate> candidates;  // what the filters have left
-  std::vector<Candidate> changed;     // tokens whose logits the chain changed, with the model's own value
+  std::vector<LogitEdit> edits;       // what the chain does to single logits, in order
+  std::vector<Candidate> changed;     // the tokens it did it to, with the model's own value
 };
 
 class Sampler {
@@ -52,6 +55,13 @@ class Sampler {
   Sampled sample(std::span<float> logits, std::span<const int32_t> prompt, std::span<const int32_t> generated,
                  SamplerScratch& scratch, std::span<const uint32_t> mask = {});
 
+  // The same choice as a device can make it, with `edits` as its own; none where only sample() can. Of equal
+  // seeds both draw the same token, but where the share that is drawn lies within rounding of a border.
+  std::optional<Choice> choice(std::span<const int32_t> prompt, std::span<const int32_t> generated,
+                               std::span<const uint32_t> mask, std::vector<LogitEdit>& edits);
+  // What a device chose for that; throws as sample() does.
+  Sampled accept(const Chosen& chosen, int64_t position, bool has_mask) const;
+
   // What sample() would draw from: (id, probability), the most probable first. For tests.
   std::vector<std::pair<int32_t, double>> distribution(std::span<float> logits, std::span<const int32_t> prompt,
                                                        std::span<const int32_t> generated,
@@ -61,9 +71,10 @@ class Sampler {
   uint64_t seed() const { return seed_; }
 
  private:
-  class Edit;  // changes logits, remembering the model's own
-
-  // Mask, bias, bans and penalties. Returns the scan of what results.
+  // Bias, bans and penalties, in the order in which they apply.
+  void collect_edits(std::span<const int32_t> prompt, std::span<const int32_t> generated,
+                     std::span<const uint32_t> mask, std::vector<LogitEdit>& edits);
+  // Mask and edits. Returns the scan of what results.
   Scan adjust(const Scan& raw, std::span<float> logits, std::span<const int32_t> prompt,
               std::span<const int32_t> generated, std::span<const uint32_t> mask, SamplerScratch& scratch);
   void filter(const Scan& scan, std::span<const float> logits, double xtc_draw, SamplerScratch& scratch);

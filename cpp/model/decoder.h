@@ -52,17 +52,19 @@ class Decoder : public Model {
 
   static std::string block(int layer) { return "blk." + std::to_string(layer) + "."; }
   Step begin(const Batch& batch) { return Step(*placement_, caches_, batch); }
+  static Result result(const Value& x) { return {x.backend, x.tensor}; }
   // Logits and states of the rows that want them.
   Output output(Step& s, const Value& x) {
     Output out;
     s.boundary(shape_.layers, x);
     if (const auto& rows = s.batch().sampled_rows; !rows.empty())
-      out.logits = s.download(head_(final_norm_(s.rows_of(x, rows))));
+      out.logits = result(head_(final_norm_(s.rows_of(x, rows))));
     if (const auto& rows = s.batch().state_rows; !rows.empty()) {
       const Value states = s.rows_of(x, rows);
       final_norm_.in_place(states);
-      out.states = s.download(states);
+      out.states = result(states);
     }
+    placement_->head().start();
     return out;
   }
 

@@ -51,10 +51,8 @@ class Gemma3 : public Decoder {
       const Rope& rope = l.is_global ? global_rope_ : local_rope_;
       const RopeTable& table = l.is_global ? global_table : local_table;
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
-      l.q_norm.in_place(q);
-      l.k_norm.in_place(k);
-      s.rotate(q, k, rope, table, a.head_dim);
-      x += l.post_attn_norm(l.wo(s.attend(i++, q, k, v, a)));
+      const Turn turn{rope, table, &l.q_norm, &l.k_norm};
+      x += l.post_attn_norm(l.wo(s.attend(i++, q, k, v, a, turn)));
       x += l.post_ffn_norm(l.down(gelu_gate(l.gate_up(l.ffn_norm(x)))));
     }
     return output(s, x);

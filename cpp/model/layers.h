@@ -124,6 +124,24 @@ struct RopeTable {
   }
 };
 
+// What becomes of queries and keys on their way to attention.
+struct Turn {
+  const Rope& rope;
+  const RopeTable& table;
+  const Norm* q_norm = nullptr;  // over every head; both or none, of one epsilon
+  const Norm* k_norm = nullptr;
+
+  Rotation beside(const Value& x) const {
+    Rotation rotation{table.beside(x), rope.pairs};
+    if (q_norm != nullptr) {
+      rotation.q_norm = q_norm->weight.get();
+      rotation.k_norm = k_norm->weight.get();
+      rotation.eps = q_norm->eps;
+    }
+    return rotation;
+  }
+};
+
 // [q | k | v] as three views.
 inline std::array<Value, 3> split_qkv(const Value& qkv, const AttentionShape& a) {
   const int64_t q = int64_t{a.heads} * a.head_dim, kv = int64_t{a.kv_heads} * a.head_dim;
@@ -157,14 +175,13 @@ class Step {
     }
     return table;
   }
-  void rotate(const Value& q, const Value& k, const Rope& rope, const RopeTable& table, int head_dim) {
-    q.backend->rope(q.tensor, k.tensor, head_dim, rope.pairs, table.beside(q));
-  }
-  // Stores k and v in the cache, then attends to everything each token may see.
-  Value attend(int layer, const Value& q, const Value& k, const Value& v, const AttentionShape& shape) {
+  // Normalises the heads of q and k where it is told how, rotates them, stores k and v in the cache, then
+  // attends to everything each token may see.
+  Value attend(int layer, const Value& q, const Value& k, const Value& v, const AttentionShape& shape,
+               const Turn& turn) {
     KvCache& cache = *caches_[static_cast<size_t>(placement_.backend_of(layer))];
     const int index = placement_.index_of(layer);
-    q.backend->store_kv(cache, index, k.tensor, v.tensor);
+    q.backend->store_kv(cache, index, q.tensor, k.tensor, v.tensor, turn.beside(q));
     Value y = scratch(*q.backend, rows(), q.tensor.cols);
     q.backend->attend(cache, index, q.tensor, shape, y.tensor);
     return y;
@@ -175,10 +192,9 @@ class Step {
     x.backend->gather_rows(x.tensor, rows, y.tensor);
     return moved(y, placement_.head());
   }
-  Tensor download(const Value& x) { return x.backend->download(x.tensor); }
   // x is the hidden state before layer `index`, or after the last one.
   void boundary(int index, const Value& x) {
-    if (Activations* activations = placement_.activations()) activations->boundary(index, download(x));
+    if (Activations* activations = placement_.activations()) activations->boundary(index, x.backend->download(x.tensor));
   }
   const Batch& batch() const { return batch_; }
 

@@ -33,8 +33,7 @@ class Llama : public Decoder {
     for (int i = 0; const LlamaLayer& l : layers_) {
       const Step::Scope scope(s, i, x);
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
-      s.rotate(q, k, rope_, table, a.head_dim);
-      x += l.wo(s.attend(i++, q, k, v, a));
+      x += l.wo(s.attend(i++, q, k, v, a, {rope_, table}));
       x += l.down(silu_gate(l.gate_up(l.ffn_norm(x))));
     }
     return output(s, x);

@@ -24,10 +24,17 @@ struct ModelConfig {
   int64_t layers = 0;
 };
 
-// What a forward gives, in host memory, valid until the next one.
+// Rows that a forward gives, where it computed them - perhaps still does -, valid until the next one.
+struct Result {
+  Backend* backend = nullptr;  // none: they are in host memory
+  Tensor tensor;
+
+  // In host memory; may be overwritten.
+  Tensor host() const { return backend != nullptr ? backend->download(tensor) : tensor; }
+};
 struct Output {
-  Tensor logits;  // [sampled_rows, vocab]; may be overwritten
-  Tensor states;  // [state_rows, dim], after the final norm
+  Result logits;  // [sampled_rows, vocab]
+  Result states;  // [state_rows, dim], after the final norm
 };
 
 // Memory that holds keys and values: the host's, or a device's own.
@@ -51,7 +58,8 @@ class Model {
   virtual void read_kv(int32_t block, std::byte* out) = 0;
   virtual void write_kv(int32_t block, const std::byte* from) = 0;
 
-  // Computes every token of the batch, storing keys and values in the batch's blocks.
+  // Computes every token of the batch, storing keys and values in the batch's blocks. A device may still be at
+  // it when this returns; what goes wrong there is thrown by what asks for the output.
   virtual Output forward(const Batch& batch) = 0;
 
  protected:

@@ -34,10 +34,7 @@ class Qwen3 : public Decoder {
     for (int i = 0; const Qwen3Layer& l : layers_) {
       const Step::Scope scope(s, i, x);
       const auto [q, k, v] = split_qkv(l.wqkv(l.attn_norm(x)), a);
-      l.q_norm.in_place(q);
-      l.k_norm.in_place(k);
-      s.rotate(q, k, rope_, table, a.head_dim);
-      x += l.wo(s.attend(i++, q, k, v, a));
+      x += l.wo(s.attend(i++, q, k, v, a, {rope_, table, &l.q_norm, &l.k_norm}));
       x += l.down(silu_gate(l.gate_up(l.ffn_norm(x))));
     }
     return output(s, x);

@@ -61,12 +61,14 @@ class RecordingBackend : public Backend {
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override {
     inner_->rope_table(frequency, magnitude, pairs, out);
   }
-  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override {
-    inner_->rope(q, k, head_dim, pairs, table);
-  }
   void copy_blocks(KvCache& cache) override { inner_->copy_blocks(cache); }
-  void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override {
-    inner_->store_kv(cache, layer, k, v);
+  void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override {
+    inner_->store_kv(cache, layer, q, k, v, rotation);
+  }
+  void start() override { inner_->start(); }
+  bool chooses() const override { return inner_->chooses(); }
+  std::vector<Chosen> choose(Tensor logits, std::span<const Choice> choices) override {
+    return inner_->choose(logits, choices);
   }
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override {
     inner_->attend(cache, layer, q, shape, out);

@@ -1,6 +1,8 @@
 // For tests: devices that are the CPU in disguise, behind the entry points of a device library. They have
 // memory of their own that can run out, and their tensors cannot be read but by their own ops.
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <deque>
 #include <vector>
@@ -18,8 +20,10 @@ struct FakeDevice {
   int number = 0;
   int64_t total_bytes = 0;
   std::string unusable;
+  bool chooses = false;  // tokens
   std::atomic<int64_t> used_bytes = 0;
-  std::atomic<int64_t> moved_rows = 0;  // downloaded and uploaded
+  std::atomic<int64_t> moved_rows = 0;   // downloaded and uploaded
+  std::atomic<int64_t> chosen_rows = 0;  // of logits
 
   int64_t free_bytes() const { return total_bytes - used_bytes; }
 };
@@ -55,6 +59,51 @@ const Base& inner(const Base& held) {
   return *static_cast<const Held<Base>&>(held).inner;
 }
 KvCache& inner(KvCache& held) { return *static_cast<Held<KvCache>&>(held).inner; }
+
+// The obvious way: everything sorted, in double precision.
+Chosen choose_one(std::span<float> logits, const Choice& choice) {
+  const auto size = static_cast<int32_t>(logits.size());
+  for (int32_t i = 0; i < size; ++i)
+    if (!(logits[i] < INFINITY)) return {i, ChoiceStatus::BadLogit, logits[i], 0.0f};
+  const std::vector<float> raw(logits.begin(), logits.end());
+  double all = 0.0;
+  for (const float x : raw) all += std::exp(static_cast<double>(x));
+  for (int32_t i = 0; i < size && !choice.mask.empty(); ++i)
+    if (!(choice.mask[static_cast<size_t>(i / 32)] >> i % 32 & 1)) logits[i] = -INFINITY;
+  for (const LogitEdit& edit : choice.edits) logits[edit.id] = edit.of(logits[edit.id]);
+  std::vector<int32_t> left;
+  for (int32_t i = 0; i < size; ++i)
+    if (logits[i] > -INFINITY) left.push_back(i);
+  if (left.empty()) return {-1, ChoiceStatus::NothingLeft, 0.0f, 0.0f};
+  std::stable_sort(left.begin(), left.end(), [&](int32_t a, int32_t b) { return logits[a] > logits[b]; });
+  const double best = logits[left[0]];
+  const auto total = [&](double temperature) {
+    double sum = 0.0;
+    for (const int32_t i : left) sum += std::exp((logits[i] - best) / temperature);
+    return sum;
+  };
+  int32_t token = left[0];
+  if (choice.temperature > 0.0f) {
+    if (choice.top_k > 0 && left.size() > static_cast<size_t>(choice.top_k))
+      left.resize(static_cast<size_t>(choice.top_k));
+    if (choice.top_p < 1.0f) {
+      const double enough = choice.top_p * total(1.0);
+      size_t kept = 0;
+      for (double sum = 0.0; kept < left.size() && (kept == 0 || sum < enough); ++kept)
+        sum += std::exp(logits[left[kept]] - best);
+      left.resize(kept);
+    }
+    std::erase_if(left, [&](int32_t i) { return logits[i] < best + choice.log_min_p; });
+    if (choice.top_k == 0 && choice.top_p >= 1.0f) std::sort(left.begin(), left.end());
+    double rest = choice.u * total(choice.temperature);
+    for (const int32_t i : left) {
+      token = i;
+      rest -= std::exp((logits[i] - best) / choice.temperature);
+      if (rest < 0.0) break;
+    }
+  }
+  return {token, ChoiceStatus::Chosen, 0.0f, static_cast<float>(raw[token] - std::log(all))};
+}
 
 class FakeBackend : public Backend {
  public:
@@ -123,18 +172,30 @@ class FakeBackend : public Backend {
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override {
     cpu_->rope_table(inner(frequency), magnitude, pairs, own(out));
   }
-  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override {
-    cpu_->rope(own(q), own(k), head_dim, pairs, own(table));
-  }
   void copy_blocks(KvCache& cache) override { cpu_->copy_blocks(inner(cache)); }
-  void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override {
-    cpu_->store_kv(inner(cache), layer, own(k), own(v));
+  void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override {
+    Rotation inside = rotation;
+    inside.table = own(rotation.table);
+    if (rotation.q_norm != nullptr) inside.q_norm = &inner(*rotation.q_norm);
+    if (rotation.k_norm != nullptr) inside.k_norm = &inner(*rotation.k_norm);
+    cpu_->store_kv(inner(cache), layer, own(q), own(k), own(v), inside);
   }
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override {
     cpu_->attend(inner(cache), layer, own(q), shape, own(out));
   }
   void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) override {
     cpu_->gather_rows(own(x), rows, own(out));
+  }
+  bool chooses() const override { return device_->chooses; }
+  std::vector<Chosen> choose(Tensor logits, std::span<const Choice> choices) override {
+    std::vector<Chosen> chosen;
+    const Tensor all = own(logits);
+    for (const Choice& choice : choices) {
+      float* row = all.row(static_cast<int64_t>(chosen.size()));
+      chosen.push_back(choose_one({row, static_cast<size_t>(all.cols)}, choice));
+    }
+    device_->chosen_rows += static_cast<int64_t>(chosen.size());
+    return chosen;
   }
   Tensor download(Tensor x) override {
     auto& copy = downloads_.emplace_back(static_cast<size_t>(x.rows * x.cols));
@@ -231,6 +292,7 @@ void fake_devices(const std::optional<std::vector<py::dict>>& list, const std::s
     device->name = about["name"].cast<std::string>();
     device->total_bytes = about["total_bytes"].cast<int64_t>();
     if (about.contains("unusable")) device->unusable = about["unusable"].cast<std::string>();
+    if (about.contains("chooses")) device->chooses = about["chooses"].cast<bool>();
     devices().push_back(std::move(device));
   }
   replace_device_library(list || !error.empty() ? &kLibrary : nullptr);
@@ -240,15 +302,16 @@ void fake_devices(const std::optional<std::vector<py::dict>>& list, const std::s
 
 void bind_fake_device(py::module_& m) {
   py::module_ testing = m.attr("testing");
-  testing.def(
-      "fake_devices", &fake_devices, py::arg("devices"), py::arg("error") = "",
-      "From now on there are these devices, {\"name\", \"total_bytes\", \"unusable\"} each, or none and why; "
-      "None: those of the machine again.");
+  testing.def("fake_devices", &fake_devices, py::arg("devices"), py::arg("error") = "",
+              "From now on there are these devices, {\"name\", \"total_bytes\", \"unusable\", \"chooses\"} "
+              "each, or none and why; "
+              "None: those of the machine again.");
   testing.def("fake_device", [](size_t number) {
     const FakeDevice& device = *devices().at(number);
     py::dict out;
     out["used_bytes"] = device.used_bytes.load();
     out["moved_rows"] = device.moved_rows.load();
+    out["chosen_rows"] = device.chosen_rows.load();
     return out;
   });
 }

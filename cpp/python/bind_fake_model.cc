@@ -40,7 +40,7 @@ class FakeModel : public Model {
     }
     const auto rows = static_cast<int64_t>(batch.sampled_rows.size());
     if (logits_.size() != rows * config_.vocab) throw std::runtime_error("logits of another size");
-    return {{logits_.mutable_data(), rows, config_.vocab, config_.vocab}, {}};
+    return {{nullptr, {logits_.mutable_data(), rows, config_.vocab, config_.vocab}}, {}};
   }
 
  private:

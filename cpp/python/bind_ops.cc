@@ -123,7 +123,7 @@ FloatArray attend(FloatArray q, FloatArray k, FloatArray v, int heads, int kv_he
     batch.sequences.push_back({0, static_cast<int>(rows), static_cast<int>(past), blocks});
     backend->begin(batch);
     const auto part = [&](const Tensor& t) { return Tensor{t.row(past), rows, t.cols, t.stride}; };
-    backend->store_kv(*cache, 1, part(all_k), part(all_v));
+    backend->store_kv(*cache, 1, {}, part(all_k), part(all_v), {});
     backend->attend(*cache, 1, part(all_q), {heads, kv_heads, head_dim, scale, window, softcap}, part(all_out));
   }
   return out;

@@ -1,13 +1,15 @@
 // The speed table, as JSON: steps of Llama 8B's shape (Q4_K_M, random weights) on a GPU, beside the bandwidth
-// of a copy in the same run. A step is a whole forward with its logits on the host; choosing tokens is not part
-// of it.
+// of a copy in the same run. A step is a whole forward and its tokens, the most probable ones, on the host.
+// Decoding is measured again without CUDA graphs, and without kernels that overlap (PYLLM_CUDA_OFF).
 //   bench [--device N] [--layers N] [--folder FOR_THE_MODEL] [--seconds PER_ROW]
-// What to expect of an H100 before it was measured (its memory: 3.0 TB/s counting a copy's reads and writes):
-// the weights' 4.6 GB take 1.55 ms. Products of 1-4 columns issue about 60 instructions a warp for 296 bytes of
-// Q4_K, of 5-8 about 85: 65 and 95 % of the issue slots at that speed, so 70-80 % of the limit is the most.
-// Some 420 launches a token, one by one, keep the host busy for 1.5 to 2 ms: 300-400 tokens/s until a CUDA
-// graph takes them over. 32 streams: products of two tiles are bound by instructions, 4-5 ms, attention 2 ms.
-// Prompts: instructions again, 100-190 TOPS of 8-bit products.
+// What to expect of an H100, as reckoned before it was measured (its memory: 3.0 TB/s counting a copy's reads
+// and writes): the weights' 4.6 GB take 1.55 ms. Products of 1-4 columns issue about 60 instructions a warp for
+// 296 bytes of Q4_K, of 5-8 about 85: 65 and 95 % of the issue slots at that speed, so 70-80 % of the limit is
+// the most. A token takes 341 kernels (10 a layer, 11 where v is of another type, more where attention is
+// split): one by one they keep the host busy for 1.2 to 1.7 ms, 330-430 tokens/s. As a graph about 1.5 us of
+// each is not hidden: 0.5 ms, so 470-500 tokens/s; overlapped 0.5-1 us, 500-540. 32 streams: products of two
+// tiles are bound by instructions, 4-5 ms, attention 2 ms. 256 streams: tokens in place of logits save 131 MB a
+// step, 3-5 ms. Prompts: instructions again, 100-190 TOPS of 8-bit products.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -85,7 +87,7 @@ Batch batch_of(const Work& work, int step, int blocks_each, Random& random, int 
   return batch;
 }
 
-void measure(Model& model, const Work& work, int blocks, double seconds, bool last) {
+void measure(Model& model, const Work& work, const char* without, int blocks, double seconds, bool last) {
   Random random(3);
   const int blocks_each = blocks / work.streams;
   std::vector<double> times;
@@ -93,9 +95,11 @@ void measure(Model& model, const Work& work, int blocks, double seconds, bool la
   for (int step = 0; step < kMostSteps && (all < seconds || step < 6); ++step) {
     const Batch batch = batch_of(work, step, blocks_each, random, static_cast<int>(model.config().vocab));
     const auto start = Clock::now();
-    const Tensor logits = model.forward(batch).logits;
+    const Result logits = model.forward(batch).logits;
+    const std::vector<Choice> greedy(batch.sampled_rows.size());
+    const std::vector<Chosen> chosen = logits.backend->choose(logits.tensor, greedy);
     const double time = seconds_since(start);
-    if (!std::isfinite(logits.row(0)[0])) fail(work.name, ": a logit is not finite");
+    if (chosen[0].status != ChoiceStatus::Chosen) fail(work.name, ": a logit is not finite");
     if (step < 3) continue;  // takes memory, loads kernels
     times.push_back(time);
     all += time;
@@ -103,9 +107,10 @@ void measure(Model& model, const Work& work, int blocks, double seconds, bool la
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
   std::printf(
-      "    {\"work\": \"%s\", \"steps\": %zu, \"step_ms\": {\"median\": %.3f, \"min\": %.3f, \"max\": %.3f}, "
+      "    {\"work\": \"%s\", \"without\": \"%s\", \"steps\": %zu, \"step_ms\": {\"median\": %.3f, \"min\": "
+      "%.3f, \"max\": %.3f}, "
       "\"tokens_per_second\": %.1f}%s\n",
-      work.name, times.size(), 1e3 * median, 1e3 * times.front(), 1e3 * times.back(),
+      work.name, without, times.size(), 1e3 * median, 1e3 * times.front(), 1e3 * times.back(),
       work.streams * work.rows / median, last ? "" : ",");
   std::fflush(stdout);
 }
@@ -126,18 +131,23 @@ int run(int device, LlamaShape shape, const std::string& folder, double seconds)
   const int64_t bytes = write_llama(shape, path);
   const double writing = seconds_since(start);
   const gguf::File file(path);
-  start = Clock::now();
-  const BackendOptions options{};
-  std::vector<std::unique_ptr<Backend>> backends;
-  backends.emplace_back(pyllm_cuda_backend(device, &options, error, sizeof error));
-  if (!backends[0]) fail(error);
-  const auto model =
-      load_model(file, std::make_shared<Placement>(
-                           std::move(backends), std::vector<int>(static_cast<size_t>(shape.layers), 0), 0, 0));
-  const double loading = seconds_since(start);
   const int blocks =
       256 * ((384 + kMostSteps + 1) / kBlockTokens + 1);  // the most that a row of the table needs
-  model->allocate_kv(blocks);
+  const auto load = [&](const char* without) {
+    setenv("PYLLM_CUDA_OFF", without, 1);
+    const BackendOptions options{};
+    std::vector<std::unique_ptr<Backend>> backends;
+    backends.emplace_back(pyllm_cuda_backend(device, &options, error, sizeof error));
+    if (!backends[0]) fail(error);
+    auto model = load_model(
+        file, std::make_shared<Placement>(std::move(backends),
+                                          std::vector<int>(static_cast<size_t>(shape.layers), 0), 0, 0));
+    model->allocate_kv(blocks);
+    return model;
+  };
+  start = Clock::now();
+  auto model = load("");
+  const double loading = seconds_since(start);
 
   const cuda::DeviceInfo& info = devices[static_cast<size_t>(device)];
   std::printf("{\n  \"device\": \"%s\", \"compute_capability\": \"%d.%d\", \"driver\": %d, \"toolkit\": %d,\n",
@@ -147,7 +157,13 @@ int run(int device, LlamaShape shape, const std::string& folder, double seconds)
       copy / 1e9, static_cast<long long>(bytes), shape.layers, writing, loading);
   std::printf("  \"decode_limit_tokens_per_second\": %.1f,\n  \"results\": [\n",
               copy / static_cast<double>(bytes));
-  for (const Work& work : kWork) measure(*model, work, blocks, seconds, &work == std::end(kWork) - 1);
+  for (const Work& work : kWork) measure(*model, work, "", blocks, seconds, false);
+  for (const char* without : {"overlap", "graphs,overlap"}) {
+    model.reset();
+    model = load(without);
+    for (int i = 0; i < 2; ++i)
+      measure(*model, kWork[i], without, blocks, seconds, i == 1 && without[0] == 'g');
+  }
   std::printf("  ]\n}\n");
   std::filesystem::remove(path);
   return 0;

@@ -125,6 +125,8 @@ class Report {
 void compare_products(Report& report);
 void compare_rows(Report& report);
 void compare_attention(Report& report);
+void compare_choices(Report& report);
+void compare_steps(Report& report);
 // Tiny models, token by token: those in `folder`, or the one file.
 void compare_models(Report& report, const std::string& path);
 

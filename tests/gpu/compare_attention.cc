@@ -56,7 +56,7 @@ Matrix attend(Backend& backend, const Inputs& in, KvCache& cache, const std::vec
     backend.copy_blocks(cache);
     const Tensor q = put(backend, rows_of(in.q, from, to), 4), k = put(backend, rows_of(in.k, from, to)),
                  v = put(backend, rows_of(in.v, from, to), 8);
-    backend.store_kv(cache, 1, k, v);
+    backend.store_kv(cache, 1, {}, k, v, {});
     const Tensor y = poisoned(backend, q.rows, q.cols);
     backend.attend(cache, 1, q, shape, y);
     const Matrix part = get(backend, y);
@@ -120,7 +120,7 @@ void compare_attention(Report& report) {
         return m;
       };
       const Tensor q = put(*cuda, both(in.q)), k = put(*cuda, both(in.k)), v = put(*cuda, both(in.v));
-      cuda->store_kv(*cache, 1, k, v);
+      cuda->store_kv(*cache, 1, {}, k, v, {});
       const Tensor y = poisoned(*cuda, 20, q.cols);
       cuda->attend(
           *cache, 1, q,

@@ -1,7 +1,7 @@
 // Every operation, every type of weights and whole tiny models: CUDA beside the CPU's scalar twin, on fresh
 // random inputs with poisoned outputs. On a GPU, or - compiled for it - in the emulator.
-//   compare_backends [--quick | --smoke] [--only products|rows|attention|models] [--device N] [model.gguf or a
-//   folder of them]
+//   compare_backends [--quick | --smoke] [--only products|rows|attention|choices|steps|models] [--device N]
+//   [model.gguf or a folder of them]
 #include <chrono>
 #include <cstdlib>
 
@@ -50,6 +50,8 @@ int main(int argc, char** argv) {
   section("products", [&] { compare_products(report); });
   section("rows", [&] { compare_rows(report); });
   section("attention", [&] { compare_attention(report); });
+  section("choices", [&] { compare_choices(report); });
+  section("steps", [&] { compare_steps(report); });
   if (!models.empty()) section("models", [&] { compare_models(report, models); });
   return report.failures > 0 || report.checks == 0 ? 1 : 0;
 }

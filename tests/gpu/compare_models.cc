@@ -41,7 +41,7 @@ Matrix logits(Model& model, const std::vector<int32_t>& tokens, int chunk, bool 
         batch.sampled_rows.push_back(s * rows + i);
       }
     }
-    const Tensor out = model.forward(batch).logits;
+    const Tensor out = model.forward(batch).logits.host();
     for (int i = 0; i < rows; ++i) std::copy_n(out.row(i), vocab, all.row(from + i));
   }
   return all;

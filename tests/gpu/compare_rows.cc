@@ -64,25 +64,35 @@ void compare_rows(Report& report) {
         std::vector<float> frequency;
         for (int i = 0; i < n; ++i)
           frequency.push_back(std::pow(10000.0f, -static_cast<float>(i) / static_cast<float>(n)));
-        const Matrix q = random.matrix(rows, 4 * dim), k = random.matrix(rows, 2 * dim);
+        const Matrix q = random.matrix(rows, 4 * dim, 2.0f), k = random.matrix(rows, 2 * dim, 2.0f);
+        std::vector<float> norm;
+        for (int i = 0; i < dim; ++i) norm.push_back(random.normal());
         Batch batch = batch_of(rows, past, random, 9);
-        const auto run = [&](Backend& backend) {
-          const auto f = backend.vector(frequency);
+        auto& blocks = batch.sequences[0].blocks;
+        if (past > 0) std::fill(blocks.begin(), blocks.end(), 0);
+        // Turned queries, and - from the first position on - what they find among the stored keys.
+        const auto run = [&](Backend& backend, bool normed) {
+          const auto f = backend.vector(frequency), w = backend.vector(norm);
+          const auto cache = backend.kv_cache({2, 2, dim}, past > 0 ? 1 : static_cast<int>(blocks.size()));
           backend.begin(batch);
           const Tensor table = poisoned(backend, rows, (pairs == RopePairs::Halves ? 2 : 4) * n);
           backend.rope_table(*f, 1.25f, pairs, table);
-          const Tensor a = put(backend, q, 8), b = put(backend, k, 4);
-          backend.rope(a, b, dim, pairs, table);
-          Matrix all(rows, 6 * dim);
-          const Matrix x = get(backend, a), y = get(backend, b);
-          for (int64_t r = 0; r < rows; ++r) {
-            std::copy_n(x.row(r), x.cols, all.row(r));
-            std::copy_n(y.row(r), y.cols, all.row(r) + x.cols);
-          }
-          return all;
+          const Tensor a = put(backend, q, 8), b = put(backend, k, 4), v = put(backend, k, 0);
+          Rotation rotation{table, pairs};
+          if (normed) rotation = {table, pairs, w.get(), w.get(), 1e-5f};
+          backend.store_kv(*cache, 1, a, b, v, rotation);
+          const Tensor y = poisoned(backend, rows, 4 * dim);
+          backend.attend(*cache, 1, a, {4, 2, dim, 1.0f / std::sqrt(static_cast<float>(dim)), past > 0 ? 1 : 0},
+                         y);
+          return std::pair(get(backend, a), get(backend, y));
         };
-        report.expect_close(run(*cuda), run(*cpu), 1e-6,
-                            message("rotary positions, heads of ", dim, " from ", past));
+        for (const bool normed : {false, true}) {
+          const auto got = run(*cuda, normed), wanted = run(*cpu, normed);
+          const std::string what =
+              message("rotary positions, heads of ", dim, " from ", past, normed ? ", normalised" : "");
+          report.expect_close(got.first, wanted.first, 1e-6, what);
+          report.expect_close(got.second, wanted.second, 1e-3, what + ": attention");
+        }
       }
 
   const Matrix x = random.matrix(10, 37);

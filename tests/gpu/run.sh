@@ -39,17 +39,17 @@ sanitizer() {
     return
   fi
   for check in memcheck racecheck; do
-    timeout 60 "$tool" --tool $check --error-exitcode 9 "$build/compare_backends" --smoke || return
+    timeout 45 "$tool" --tool $check --error-exitcode 9 "$build/compare_backends" --smoke || return
   done
 }
 bench() {
-  timeout 150 "$build/bench" | tee "$out/speed.json"
+  timeout 200 "$build/bench" | tee "$out/speed.json"
 }
 
 stage "build" build
 [ -z "$failed" ] || { echo "failed: $failed"; exit 1; }
 stage "operations" timeout 120 "$build/compare_backends" tests/golden/architectures
 if [ -n "$model" ]; then stage "model" timeout 60 "$build/compare_backends" --only models "$model"; fi
-stage "sanitizer" sanitizer
 stage "speed" bench
+stage "sanitizer" sanitizer
 [ -z "$failed" ] && echo "all passed in $SECONDS s" || { echo "failed: $failed"; exit 1; }

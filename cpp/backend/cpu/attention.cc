@@ -66,9 +66,12 @@ void CpuBackend::write_block(KvCache& cache, int32_t block, const std::byte* fro
     std::memcpy(kv.head(layer, block, 0), from + layer * bytes, static_cast<size_t>(bytes));
 }
 
-void CpuBackend::store_kv(KvCache& cache, int layer, Tensor k, Tensor v) {
+void CpuBackend::store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) {
   const auto& kv = static_cast<const CpuKvCache&>(cache);
   const int dim = kv.shape.head_dim;
+  if (rotation.q_norm != nullptr) rms_norm(q, *rotation.q_norm, rotation.eps, dim, q, false);
+  if (rotation.k_norm != nullptr) rms_norm(k, *rotation.k_norm, rotation.eps, dim, k, false);
+  if (rotation.table.data != nullptr) rope(q, k, dim, rotation.pairs, rotation.table);
   for (const BatchSequence& s : batch_->sequences) {
     for_rows(s.rows, 8 * k.cols, [&](int64_t i) {
       const int64_t position = s.past + i, row = s.first_row + i;

@@ -61,11 +61,10 @@ class CpuBackend : public Backend {
   void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) override;
   void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) override;
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override;
-  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override;
   void read_block(const KvCache& cache, int32_t block, std::byte* out) override;
   void write_block(KvCache& cache, int32_t block, const std::byte* from) override;
   void copy_blocks(KvCache& cache) override;
-  void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override;
+  void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
   void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
   Tensor download(Tensor x) override { return x; }
@@ -87,6 +86,7 @@ class CpuBackend : public Backend {
   void matmul_precise(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
   void matmul_quantized(std::span<const Factor> factors, const Input& input, Tensor out, bool add);
   void matmul_float(const Factor& factor, const Input& input, Tensor out, bool add);
+  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table);
   void add_bias(const Vector& bias, Tensor out);
   const AttentionPlan& attention_plan(const AttentionShape& shape);
 

@@ -132,11 +132,13 @@ struct Queries {
 
 template <bool kBits8>
 __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
+  after_previous();
   const KvLayout kv = a.kv;
   const Shared shared(shared_memory<float>(), kv);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int g = lane / 4, t = lane % 4;
   const Queries queries(a, static_cast<int>(blockIdx.x));
+  if (queries.count == 0) return;  // padding
   const int last_position = queries.position(queries.count - 1);
   const int seen_from = queries.first_seen(a, 0), first_chunk = seen_from / kChunk;
   const bool folds = a.partial == nullptr;
@@ -343,6 +345,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(const AttendArgs a) {
 
 // Folds the chunks of a block's queries, as the block itself would have: a block of threads a query.
 __global__ void __launch_bounds__(kThreads) merge_kernel(const AttendArgs a) {
+  after_previous();
   const int dim = a.kv.head_dim, pitch = dim + 2, query = static_cast<int>(blockIdx.y);
   const Queries queries(a, static_cast<int>(blockIdx.x));
   if (query >= queries.count) return;
@@ -361,20 +364,18 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(const AttendArgs a) {
   }
 }
 
-// A warp a group of 32 features of a row's KV head: keys, and then values.
-__global__ void __launch_bounds__(kThreads) store_kernel(const StoreArgs a) {
-  const KvLayout& kv = a.kv;
-  const int groups = kv.padded_dim / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const int64_t index = (blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x) / 32;
-  if (index >= static_cast<int64_t>(a.rows) * a.kv_heads * groups * 2) return;  // a whole warp
-  const bool is_value = index % 2 == 1;
-  const int group = static_cast<int>(index / 2 % groups),
-            head = static_cast<int>(index / 2 / groups % a.kv_heads);
-  const int64_t row = index / 2 / groups / a.kv_heads;
-  const int slot = a.slots[row], token = slot % kBlockTokens, d = group * 32 + lane;
-  uint8_t* block = a.layer + (static_cast<int64_t>(slot / kBlockTokens) * a.kv_heads + head) * kv.bytes;
-  const float* from = is_value ? a.v + row * a.v_stride : a.k + row * a.k_stride;
-  const float x = d < kv.head_dim ? from[static_cast<int64_t>(head) * kv.head_dim + d] : 0.0f;
+// Feature d of a head that lies in shared memory, rotated with a row of the table.
+__device__ __forceinline__ float rotated(const StoreArgs& a, const float* x, const float* table, int d) {
+  if (d >= 2 * a.n) return x[d];
+  if (!a.halves) return fmaf(x[d ^ 1], table[2 * a.n + d], x[d] * table[d]);
+  const int i = d < a.n ? d : d - a.n;
+  return fmaf(d < a.n ? -x[a.n + i] : x[i], table[a.n + i], x[d] * table[i]);
+}
+
+// Lane's feature of segment `segment` of a key or value, for token `token` of a block.
+__device__ void store_segment(const KvLayout& kv, uint8_t* block, bool is_value, int token, int segment,
+                              int lane, float x) {
+  const int d = segment * 32 + lane;
   const int64_t at = is_value ? static_cast<int64_t>(d) * kBlockTokens + token
                               : static_cast<int64_t>(token) * kv.padded_dim + d;
   if (!kv.bits8) {
@@ -391,12 +392,51 @@ __global__ void __launch_bounds__(kThreads) store_kernel(const StoreArgs a) {
   if (lane == 0) {
     const float scale = largest < INFINITY ? largest / 127.0f : NAN;
     auto* scales = reinterpret_cast<uint16_t*>(block + (is_value ? kv.value_scales : kv.key_scales));
-    scales[is_value ? group * kBlockTokens + token : token * groups + group] =
+    scales[is_value ? segment * kBlockTokens + token : token * (kv.padded_dim / 32) + segment] =
         static_cast<uint16_t>(pack_halves(scale, 0.0f));
   }
 }
 
+// A warp a head of a row: of q, of k or of v.
+__global__ void __launch_bounds__(kThreads) store_kernel(const StoreArgs a) {
+  after_previous();
+  const KvLayout& kv = a.kv;
+  const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
+  const int heads = a.q_heads + 2 * a.kv_heads;
+  const int64_t index = blockIdx.x * static_cast<int64_t>(kWarps) + warp, row = index / heads;
+  if (row >= a.rows) return;  // a whole warp
+  const int head = static_cast<int>(index % heads), kv_head = (head - a.q_heads) % a.kv_heads;
+  const bool is_query = head < a.q_heads, is_value = head >= a.q_heads + a.kv_heads;
+  const int slot = a.slots[row];
+  if (!is_query && slot < 0) return;
+  float* q = a.q + row * a.q_stride + static_cast<int64_t>(head) * kv.head_dim;
+  const float* from = is_query ? q
+                               : (is_value ? a.v + row * a.v_stride : a.k + row * a.k_stride) +
+                                     static_cast<int64_t>(kv_head) * kv.head_dim;
+  float* x = shared_memory<float>() + warp * kv.padded_dim;
+  for (int d = lane; d < kv.padded_dim; d += 32) x[d] = d < kv.head_dim ? from[d] : 0.0f;
+  const float* norm = is_query ? a.q_norm : is_value ? nullptr : a.k_norm;
+  if (norm != nullptr) {
+    float squares = 0.0f;
+    for (int d = lane; d < kv.head_dim; d += 32) squares = fmaf(x[d], x[d], squares);
+    const float factor = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(kv.head_dim) + a.eps);
+    for (int d = lane; d < kv.head_dim; d += 32) x[d] = x[d] * factor * norm[d];
+  }
+  __syncwarp();
+  uint8_t* block = a.layer + (static_cast<int64_t>(slot / kBlockTokens) * a.kv_heads + kv_head) * kv.bytes;
+  const bool turns = !is_value && a.table != nullptr;
+  for (int segment = 0; segment < kv.padded_dim / 32; ++segment) {
+    const int d = segment * 32 + lane;
+    const float value = turns ? rotated(a, x, a.table + row * a.table_stride, d) : x[d];
+    if (!is_query)
+      store_segment(kv, block, is_value, slot % kBlockTokens, segment, lane, value);
+    else if (d < kv.head_dim)
+      q[d] = value;
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) copy_kernel(const CopyArgs a) {
+  after_previous();
   uint8_t* layer = a.cache + blockIdx.y * a.layer_bytes;
   const auto* from = reinterpret_cast<const uint4*>(layer + a.from * a.block_bytes);
   auto* to = reinterpret_cast<uint4*>(layer + a.to * a.block_bytes);
@@ -422,8 +462,9 @@ KvLayout kv_layout(KvElement element, int head_dim) {
 }
 
 void store_kv(Stream& stream, const StoreArgs& args) {
-  const int64_t warps = static_cast<int64_t>(args.rows) * args.kv_heads * (args.kv.padded_dim / 32) * 2;
-  stream.launch(&store_kernel, static_cast<unsigned>((warps + kWarps - 1) / kWarps), kThreads, 0, args);
+  const int64_t warps = static_cast<int64_t>(args.rows) * (args.q_heads + 2 * args.kv_heads);
+  stream.launch(&store_kernel, static_cast<unsigned>((warps + kWarps - 1) / kWarps), kThreads,
+                sizeof(float) * static_cast<size_t>(kWarps * args.kv.padded_dim), args);
 }
 
 void copy_block(Stream& stream, const CopyArgs& args) {

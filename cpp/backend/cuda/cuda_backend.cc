@@ -1,7 +1,10 @@
 #include "backend/cuda/cuda_backend.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <string>
+#include <string_view>
 
 #include "backend/cuda/layout.h"
 #include "quant/dequantize.h"
@@ -27,6 +30,19 @@ int narrow(int64_t n, const char* what) {
   return static_cast<int>(n);
 }
 
+// PYLLM_CUDA_OFF=graphs,overlap: for measuring, and for drivers that misbehave.
+bool is_off(std::string_view what) {
+  const char* off = std::getenv("PYLLM_CUDA_OFF");
+  return off != nullptr &&
+         ("," + std::string(off) + ",").find("," + std::string(what) + ",") != std::string::npos;
+}
+
+cudaDeviceProp properties_of(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "the device's properties");
+  return properties;
+}
+
 cudaStream_t make_stream(int device) {
   check(cudaSetDevice(device), "the device");
   cudaStream_t stream;
@@ -49,10 +65,10 @@ CudaBackend::CudaBackend(int device, const BackendOptions& options)
       kv_element_(options.kv_type.keys),
       stream_((options.kv_type.keys == options.kv_type.values && options.kv_type.keys != KvElement::Bits4)
                   ? make_stream(device)
-                  : (fail("KV caches on a GPU hold f16 or q8_0; 4-bit ones are for the CPU"), nullptr)) {
-  cudaDeviceProp properties;
-  check(cudaGetDeviceProperties(&properties, device), "the device's properties");
-  multiprocessors_ = properties.multiProcessorCount;
+                  : (fail("KV caches on a GPU hold f16 or q8_0; 4-bit ones are for the CPU"), nullptr),
+              properties_of(device).major >= 9 && !is_off("overlap")),
+      graphs_(!is_off("graphs")) {
+  multiprocessors_ = properties_of(device).multiProcessorCount;
 }
 
 CudaBackend::~CudaBackend() {
@@ -62,6 +78,15 @@ CudaBackend::~CudaBackend() {
 }
 
 void CudaBackend::use_device() const { check(cudaSetDevice(device_), "the device"); }
+// What is launched from here on belongs to no step.
+void CudaBackend::leave_step() {
+  use_device();
+  stream_.waiting().clear();  // a step may have ended in an error
+  stream_.defer(false);
+}
+void CudaBackend::run_waiting() {
+  graphs_.run({static_cast<int>(plan_.padded_rows()), plan_.chunks(), part_++}, stream_);
+}
 void CudaBackend::synchronize() { check(cudaStreamSynchronize(stream_.get()), "a step"); }
 
 std::optional<int64_t> CudaBackend::free_bytes() const {
@@ -95,7 +120,7 @@ DeviceMemory& CudaBackend::staging(int64_t bytes) {
 }
 
 std::unique_ptr<Weight> CudaBackend::matrix(const WeightSource& source) {
-  use_device();
+  leave_step();
   auto weight = std::make_unique<CudaMatrix>();
   weight->type = source.type;
   weight->rows = source.rows;
@@ -119,7 +144,7 @@ std::unique_ptr<Weight> CudaBackend::matrix(const WeightSource& source) {
 }
 
 std::unique_ptr<Weight> CudaBackend::embedding(const WeightSource& source) {
-  use_device();
+  leave_step();
   if (!quant::is_weight_type(source.type))
     fail("embeddings of type ", type_info(source.type).name, " cannot be read");
   auto weight = std::make_unique<CudaEmbedding>();
@@ -132,7 +157,7 @@ std::unique_ptr<Weight> CudaBackend::embedding(const WeightSource& source) {
 }
 
 std::unique_ptr<Vector> CudaBackend::vector(std::span<const float> values) {
-  use_device();
+  leave_step();
   auto vector = std::make_unique<CudaVector>();
   const auto bytes = static_cast<int64_t>(values.size_bytes());
   vector->memory = DeviceMemory(bytes, "a vector");
@@ -147,7 +172,7 @@ int64_t CudaBackend::kv_block_bytes(const KvShape& shape) const {
 }
 
 std::unique_ptr<KvCache> CudaBackend::kv_cache(const KvShape& shape, int blocks) {
-  use_device();
+  leave_step();
   staging_ = {};  // loading is over
   auto cache = std::make_unique<CudaKvCache>();
   cache->shape = shape;
@@ -178,32 +203,34 @@ void CudaBackend::write_block(KvCache& cache, int32_t block, const std::byte* fr
 }
 
 void CudaBackend::begin(const Batch& batch) {
-  use_device();
+  leave_step();
   synchronize();  // a step may have ended in an error, with no download
-  arena_.start();
   downloads_ = 0;
+  part_ = 0;
   plan_.begin(batch, stream_);
+  arena_.start(plan_.decodes());
+  stream_.defer(plan_.decodes());
 }
 
 Tensor CudaBackend::scratch(int64_t rows, int64_t cols) {
-  return {arena_.take<float>(rows * cols), rows, cols, cols};
+  return {arena_.take<float>(plan_.padded(rows) * cols), rows, cols, cols};
 }
 
 void CudaBackend::embed(const Weight& table, float scale, Tensor out) {
   const auto& t = static_cast<const CudaEmbedding&>(table);
   if (out.rows == 0) return;
-  cuda::embed(stream_, {t.memory.as<char>(), plan_.tokens(), out.data, out.stride, narrow(out.rows, "rows"),
+  cuda::embed(stream_, {t.memory.as<char>(), plan_.tokens(), out.data, out.stride, rows(out),
                         static_cast<int32_t>(t.cols), scale, t.type});
 }
 
 void CudaBackend::rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) {
   if (x.rows == 0) return;
-  cuda::rms_norm(stream_, {x.data, weight.data, out.data, x.stride, out.stride, narrow(x.rows, "rows"),
+  cuda::rms_norm(stream_, {x.data, weight.data, out.data, x.stride, out.stride, rows(x),
                            static_cast<int32_t>(x.cols), static_cast<int32_t>(group), add, eps, 0});
 }
 
 void CudaBackend::matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) {
-  const int64_t n = input.x.rows, cols = input.cols();
+  const int64_t n = plan_.padded(input.x.rows), cols = input.cols();
   if (n == 0) return;
   const auto quantized = [](const Factor& f) {
     return static_cast<const CudaMatrix&>(*f.weight).kind != nullptr;
@@ -252,7 +279,7 @@ void CudaBackend::matmul(std::span<const Factor> factors, const Input& input, Te
       common.add = add;
       multiply(factors, common, out);
     } else {
-      const Tensor both = scratch(columns, out.cols);
+      const Tensor both{arena_.take<float>(columns * out.cols), columns, out.cols, out.cols};
       std::vector<Factor> plain(factors.begin(), factors.end());
       for (Factor& factor : plain) factor.bias = nullptr;
       multiply(plain, common, both);
@@ -317,6 +344,7 @@ void CudaBackend::multiply_unpacked(const Factor& factor, MatmulArgs args, Tenso
   auto* packed = arena_.take<uint8_t>(w.kind->bytes(std::min(band, w.rows), w.cols));
   args.out = out.data;
   args.part_count = 1;
+  args.weights_are_new = 1;
   for (int64_t first = 0; first < w.rows; first += band) {
     const int64_t rows = std::min(band, w.rows - first);
     w.kind->pack(stream_, w.memory.as<char>() + first * row_bytes, rows, w.cols, packed);
@@ -329,16 +357,8 @@ void CudaBackend::multiply_unpacked(const Factor& factor, MatmulArgs args, Tenso
 
 void CudaBackend::rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) {
   if (out.rows == 0) return;
-  cuda::rope_table(stream_, {frequency.data, plan_.positions(), out.data, out.stride, narrow(out.rows, "rows"),
+  cuda::rope_table(stream_, {frequency.data, plan_.positions(), out.data, out.stride, rows(out),
                              static_cast<int32_t>(frequency.size), magnitude, pairs == RopePairs::Halves});
-}
-
-void CudaBackend::rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) {
-  if (q.rows == 0) return;
-  const bool halves = pairs == RopePairs::Halves;
-  cuda::rope(stream_, {q.data, k.data, table.data, q.stride, k.stride, table.stride, narrow(q.rows, "rows"),
-                       static_cast<int32_t>(q.cols / head_dim), static_cast<int32_t>(k.cols / head_dim),
-                       head_dim, static_cast<int32_t>(table.cols / (halves ? 2 : 4)), halves});
 }
 
 void CudaBackend::copy_blocks(KvCache& cache) {
@@ -348,11 +368,32 @@ void CudaBackend::copy_blocks(KvCache& cache) {
                          from, to, 0});
 }
 
-void CudaBackend::store_kv(KvCache& cache, int layer, Tensor k, Tensor v) {
+void CudaBackend::store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) {
   const auto& kv = static_cast<const CudaKvCache&>(cache);
   if (k.rows == 0) return;
-  cuda::store_kv(stream_, {k.data, v.data, plan_.slots(), kv.layer(layer), k.stride, v.stride,
-                           narrow(k.rows, "rows"), kv.shape.kv_heads, kv.layout, 0});
+  const bool halves = rotation.pairs == RopePairs::Halves;
+  const Tensor& table = rotation.table;
+  StoreArgs args{};
+  args.q = q.data;
+  args.k = k.data;
+  args.v = v.data;
+  args.table = table.data;
+  args.q_norm = rotation.q_norm != nullptr ? rotation.q_norm->data : nullptr;
+  args.k_norm = rotation.k_norm != nullptr ? rotation.k_norm->data : nullptr;
+  args.slots = plan_.slots();
+  args.layer = kv.layer(layer);
+  args.q_stride = q.stride;
+  args.k_stride = k.stride;
+  args.v_stride = v.stride;
+  args.table_stride = table.stride;
+  args.rows = rows(k);
+  args.q_heads = static_cast<int32_t>(q.cols / kv.shape.head_dim);
+  args.kv_heads = kv.shape.kv_heads;
+  args.n = static_cast<int32_t>(table.cols / (halves ? 2 : 4));
+  args.halves = halves;
+  args.eps = rotation.eps;
+  args.kv = kv.layout;
+  cuda::store_kv(stream_, args);
 }
 
 void CudaBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) {
@@ -362,7 +403,9 @@ void CudaBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionSha
   args.group = shape.heads / shape.kv_heads;
   args.group_tiles = (args.group + kTileQueries - 1) / kTileQueries;
   const int heads = (args.group + args.group_tiles - 1) / args.group_tiles;
-  const TilePlan& tiles = plan_.tiles(kTileQueries / heads, stream_);
+  const int tile_rows = kTileQueries / heads;
+  if (!plan_.knows_tiles(tile_rows)) run_waiting();
+  const TilePlan& tiles = plan_.tiles(tile_rows, stream_);
   args.q = q.data;
   args.layer = kv.layer(layer);
   args.tiles = tiles.tiles;
@@ -371,7 +414,7 @@ void CudaBackend::attend(KvCache& cache, int layer, Tensor q, const AttentionSha
   args.q_stride = q.stride;
   args.out_stride = out.stride;
   args.tile_count = tiles.count;
-  args.chunks = tiles.chunks;
+  args.chunks = plan_.chunks();
   args.kv_heads = shape.kv_heads;
   args.window = shape.window;
   args.scale = shape.softcap > 0.0f ? shape.scale : shape.scale * kLog2E;
@@ -391,16 +434,75 @@ void CudaBackend::gather_rows(Tensor x, std::span<const int32_t> rows, Tensor ou
   if (rows.empty()) return;
   const int32_t* indices = plan_.sampled();
   if (!std::ranges::equal(rows, plan_.batch().sampled_rows)) {
+    run_waiting();
     auto* own = arena_.take<int32_t>(static_cast<int64_t>(rows.size()));
     check(cudaMemcpyAsync(own, rows.data(), rows.size_bytes(), cudaMemcpyHostToDevice, stream_.get()), "rows");
     synchronize();
     indices = own;
   }
-  gather(stream_, {x.data, indices, out.data, x.stride, out.stride, static_cast<int32_t>(rows.size()),
-                   static_cast<int32_t>(x.cols)});
+  gather(stream_, {x.data, indices, out.data, x.stride, out.stride,
+                   static_cast<int32_t>(plan_.padded(out.rows)), static_cast<int32_t>(x.cols)});
+}
+
+// Over go [rows][edits][masks] in one copy, and back the tokens.
+std::vector<Chosen> CudaBackend::choose(Tensor logits, std::span<const Choice> choices) {
+  run_waiting();
+  stream_.defer(false);  // what differs from step to step is no part of its graph
+  std::vector<ChoiceRow> rows;
+  std::vector<LogitEdit> edits;
+  std::vector<uint32_t> masks;
+  const uint32_t* last_mask = nullptr;  // forks share one
+  for (const Choice& c : choices) {
+    ChoiceRow row{c.u,
+                  c.temperature,
+                  c.top_p,
+                  c.log_min_p,
+                  c.top_k,
+                  c.logprob,
+                  static_cast<int32_t>(edits.size()),
+                  static_cast<int32_t>(c.edits.size()),
+                  -1};
+    edits.insert(edits.end(), c.edits.begin(), c.edits.end());
+    if (!c.mask.empty()) {
+      if (c.mask.data() != last_mask) masks.insert(masks.end(), c.mask.begin(), c.mask.end());
+      last_mask = c.mask.data();
+      row.mask = static_cast<int32_t>(masks.size() - c.mask.size());
+    }
+    rows.push_back(row);
+  }
+  const size_t sizes[] = {rows.size() * sizeof(ChoiceRow), edits.size() * sizeof(LogitEdit),
+                          masks.size() * sizeof(uint32_t)};
+  const auto bytes = static_cast<int64_t>(sizes[0] + sizes[1] + sizes[2]);
+  const auto out_bytes = static_cast<int64_t>(rows.size() * sizeof(Chosen));
+  auto* host = static_cast<char*>(choices_.reserve(std::max(bytes, out_bytes)));
+  std::memcpy(host, rows.data(), sizes[0]);
+  if (!edits.empty()) std::memcpy(host + sizes[0], edits.data(), sizes[1]);
+  if (!masks.empty()) std::memcpy(host + sizes[0] + sizes[1], masks.data(), sizes[2]);
+  if (choices_there_.bytes() < bytes) choices_there_ = DeviceMemory(2 * bytes, "a step's choices");
+  auto* there = choices_there_.as<char>();
+  check(cudaMemcpyAsync(there, host, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, stream_.get()),
+        "a step's choices");
+  ChooseArgs args{};
+  args.logits = logits.data;
+  args.stride = logits.stride;
+  args.rows = reinterpret_cast<const ChoiceRow*>(there);
+  args.edits = reinterpret_cast<const LogitEdit*>(there + sizes[0]);
+  args.masks = reinterpret_cast<const uint32_t*>(there + sizes[0] + sizes[1]);
+  args.originals = arena_.take<float>(static_cast<int64_t>(edits.size()));
+  args.out = arena_.take<Chosen>(static_cast<int64_t>(rows.size()));
+  args.vocab = narrow(logits.cols, "tokens of a vocabulary");
+  args.count = static_cast<int32_t>(rows.size());
+  cuda::choose(stream_, args);
+  check(cudaMemcpyAsync(host, args.out, static_cast<size_t>(out_bytes), cudaMemcpyDeviceToHost, stream_.get()),
+        "a step's tokens");
+  synchronize();
+  std::vector<Chosen> chosen(rows.size());
+  std::memcpy(chosen.data(), host, static_cast<size_t>(out_bytes));
+  return chosen;
 }
 
 Tensor CudaBackend::download(Tensor x) {
+  run_waiting();
   if (downloads_ == results_.size()) results_.emplace_back();
   auto* host = static_cast<float*>(results_[downloads_++].reserve(x.rows * x.cols * 4));
   const auto width = static_cast<size_t>(x.cols) * sizeof(float);
@@ -413,6 +515,7 @@ Tensor CudaBackend::download(Tensor x) {
 }
 
 void CudaBackend::upload(Tensor host, Tensor out) {
+  run_waiting();
   const auto width = static_cast<size_t>(host.cols) * sizeof(float);
   if (host.rows > 0)
     check(cudaMemcpy2DAsync(out.data, static_cast<size_t>(out.stride) * sizeof(float), host.data,

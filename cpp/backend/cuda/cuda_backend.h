@@ -11,6 +11,7 @@
 #include "backend/backend.h"
 #include "backend/cuda/kernels.h"
 #include "backend/cuda/memory.h"
+#include "backend/cuda/step_graphs.h"
 #include "backend/cuda/step_plan.h"
 
 namespace pyllm::cuda {
@@ -70,16 +71,22 @@ class CudaBackend : public Backend {
   void rms_norm(Tensor x, const Vector& weight, float eps, int64_t group, Tensor out, bool add) override;
   void matmul(std::span<const Factor> factors, const Input& input, Tensor out, bool add) override;
   void rope_table(const Vector& frequency, float magnitude, RopePairs pairs, Tensor out) override;
-  void rope(Tensor q, Tensor k, int head_dim, RopePairs pairs, Tensor table) override;
   void copy_blocks(KvCache& cache) override;
-  void store_kv(KvCache& cache, int layer, Tensor k, Tensor v) override;
+  void store_kv(KvCache& cache, int layer, Tensor q, Tensor k, Tensor v, const Rotation& rotation) override;
   void attend(KvCache& cache, int layer, Tensor q, const AttentionShape& shape, Tensor out) override;
   void gather_rows(Tensor x, std::span<const int32_t> rows, Tensor out) override;
+  void start() override { run_waiting(); }
+  bool chooses() const override { return true; }
+  std::vector<Chosen> choose(Tensor logits, std::span<const Choice> choices) override;
   Tensor download(Tensor x) override;
   void upload(Tensor host, Tensor out) override;
 
  private:
   void use_device() const;
+  void leave_step();
+  void run_waiting();
+  // Rows that an op computes of a tensor.
+  int32_t rows(const Tensor& x) const { return static_cast<int32_t>(plan_.padded(x.rows)); }
   void synchronize();
   void copy_in(const void* from, int64_t bytes, void* to);
   void multiply(std::span<const Factor> factors, const MatmulArgs& common, Tensor out);
@@ -93,10 +100,14 @@ class CudaBackend : public Backend {
   Stream stream_;
   Arena arena_;
   StepPlan plan_;
+  StepGraphs graphs_;
+  int part_ = 0;                       // of the step: lists of launches that have started
   PinnedMemory pieces_[2];             // of what is copied in
   DeviceMemory staging_;               // the file's blocks, while loading
   std::vector<PinnedMemory> results_;  // of this step's downloads
   size_t downloads_ = 0;
+  PinnedMemory choices_;
+  DeviceMemory choices_there_;
 };
 
 }  // namespace pyllm::cuda

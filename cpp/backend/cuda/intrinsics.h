@@ -76,6 +76,15 @@ __device__ __forceinline__ float exp2_fast(float x) {
   return y;
 }
 
+// Every kernel calls it before it touches what another one writes: it may have been started while the kernel
+// ahead still ran (Stream, programmatic), and lets the next one be.
+__device__ __forceinline__ void after_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 extern __shared__ uint4 pyllm_shared[];
 template <typename T>
 __device__ __forceinline__ T* shared_memory() {

@@ -62,6 +62,7 @@ struct MatmulArgs {
   int64_t stride;
   int32_t part_count, chunks, columns, padded_columns;
   int32_t add, zero;
+  int32_t weights_are_new, padding;  // written by the launch just before
   uint32_t table[4];
 };
 // By layout number; false: not among this file's half of them.
@@ -125,14 +126,6 @@ struct RopeTableArgs {
 };
 void rope_table(Stream& stream, const RopeTableArgs& args);
 
-struct RopeArgs {
-  float *q, *k;
-  const float* table;
-  int64_t q_stride, k_stride, table_stride;
-  int32_t rows, q_heads, k_heads, head_dim, n, halves;  // n: pairs
-};
-void rope(Stream& stream, const RopeArgs& args);
-
 struct GatherArgs {
   const float* x;
   const int32_t* rows;
@@ -141,6 +134,26 @@ struct GatherArgs {
   int32_t count, cols;
 };
 void gather(Stream& stream, const GatherArgs& args);
+
+// A Choice as its kernel reads it.
+struct ChoiceRow {
+  double u;
+  float temperature, top_p, log_min_p;
+  int32_t top_k, logprob;
+  int32_t first_edit, edits;
+  int32_t mask;  // words before it; -1: none
+};
+struct ChooseArgs {
+  float* logits;  // [row][vocab]
+  int64_t stride;
+  const ChoiceRow* rows;
+  const LogitEdit* edits;
+  const uint32_t* masks;
+  float* originals;  // [edit]: what the logit was
+  Chosen* out;       // [row]
+  int32_t vocab, count;
+};
+void choose(Stream& stream, const ChooseArgs& args);
 
 // A block of kBlockTokens tokens of one KV head: keys half or int8 [token][padded to 32], values
 // [padded][token], then for 8 bits the scales as halves: keys' [token][segment of 32], values'
@@ -152,12 +165,17 @@ struct KvLayout {
 };
 KvLayout kv_layout(KvElement element, int head_dim);
 
+// Heads of q and k normalised and rotated (each where there is something for it), keys and values stored.
 struct StoreArgs {
+  float* q;
   const float *k, *v;
-  const int32_t* slots;  // [row]: block * kBlockTokens + token
-  uint8_t* layer;        // this layer's blocks [block][kv head]
-  int64_t k_stride, v_stride;
-  int32_t rows, kv_heads;
+  const float* table;            // of rotary positions; may be nullptr
+  const float *q_norm, *k_norm;  // may be nullptr
+  const int32_t* slots;          // [row]: block * kBlockTokens + token; -1: stored nowhere
+  uint8_t* layer;                // this layer's blocks [block][kv head]
+  int64_t q_stride, k_stride, v_stride, table_stride;
+  int32_t rows, q_heads, kv_heads, n, halves;  // n: pairs
+  float eps;
   KvLayout kv;
   int32_t padding;
 };

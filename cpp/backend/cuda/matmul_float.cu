@@ -44,6 +44,7 @@ __device__ __forceinline__ void load_run(const typename As::Element* p, float (&
 
 template <typename As>
 __global__ void __launch_bounds__(kThreads) kernel(const FloatMatmulArgs a) {
+  after_previous();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int row_blocks = (a.rows + kWarps - 1) / kWarps;
   const int row = static_cast<int>(blockIdx.x) % row_blocks * kWarps + static_cast<int>(threadIdx.x) / 32;

@@ -186,7 +186,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kTiles > 1       ? 1
   constexpr bool kAhead =
       kTiles == 1 && L::kSteps == 2;  // the next chunk's loads fly during this one's products
   Chunk<L> chunk[kTiles];
-  if (kAhead && begin < end) chunk[0].load(weights, lane);
+  if (a.weights_are_new) after_previous();
+  // A first chunk of weights that have been there for long comes while the kernel ahead still runs.
+  if (kTiles == 1 && begin < end) chunk[0].load(weights, lane);
+  after_previous();
   for (int c = begin; c < end; ++c, weights += L::kChunkBytes) {
     Chunk<L> next;
     if constexpr (kAhead) {
@@ -194,10 +197,10 @@ __global__ void __launch_bounds__(kMatmulThreads, kTiles > 1       ? 1
     } else {
 #pragma unroll
       for (int m = 0; m < kTiles; ++m)
-        if constexpr (kTiles == 1)
-          chunk[m].load(weights, lane);
-        else
+        if constexpr (kTiles > 1)
           chunk[m].load_scales(weights + m * tile_bytes, lane);
+        else if (c > begin)
+          chunk[m].load(weights, lane);
     }
     const int64_t pair = static_cast<int64_t>(c) * (L::kSteps / 2);
     uint4 b[kColumnTiles];

@@ -9,9 +9,9 @@ namespace {
 constexpr int64_t kAlign = 256, kSlab = 32 << 20;
 
 #if defined(__SANITIZE_ADDRESS__)
-constexpr int64_t kSmallestSlab = 0;  // every piece on its own, so that reads beyond it are caught
+constexpr bool kSanitized = true;  // pieces lie apart where they can, so that reads beyond them are caught
 #else
-constexpr int64_t kSmallestSlab = kSlab;
+constexpr bool kSanitized = false;
 #endif
 
 double megabytes(size_t bytes) { return static_cast<double>(bytes / 10000) / 100.0; }
@@ -46,13 +46,13 @@ void* PinnedMemory::reserve(int64_t bytes) {
 }
 
 void* Arena::take_bytes(int64_t bytes) {
-  const int64_t rounded = kSmallestSlab == 0 ? bytes : (bytes + kAlign - 1) / kAlign * kAlign;
-  while (slab_ < slabs_.size() &&
-         (used_ + rounded > slabs_[slab_].bytes() || (kSmallestSlab == 0 && used_ > 0))) {
+  const int64_t rounded = apart_ ? bytes : (bytes + kAlign - 1) / kAlign * kAlign;
+  while (slab_ < slabs_.size() && (used_ + rounded > slabs_[slab_].bytes() || (apart_ && used_ > 0))) {
     ++slab_;
     used_ = 0;
   }
-  if (slab_ == slabs_.size()) slabs_.emplace_back(std::max(rounded, kSmallestSlab), "a step's scratch");
+  if (slab_ == slabs_.size())
+    slabs_.emplace_back(apart_ ? rounded : std::max(rounded, kSlab), "a step's scratch");
   char* p = slabs_[slab_].as<char>() + used_;
   used_ += rounded;
   return p;
@@ -61,23 +61,20 @@ void* Arena::take_bytes(int64_t bytes) {
 void Arena::release(int64_t mark) {
   slab_ = static_cast<size_t>(mark >> 44);
   used_ = mark & ((int64_t{1} << 44) - 1);
-#if defined(__SANITIZE_ADDRESS__)
-  slabs_.resize(std::min(slabs_.size(), slab_ + (used_ > 0 ? 1 : 0)));
-#endif
+  if (apart_) slabs_.resize(std::min(slabs_.size(), slab_ + (used_ > 0 ? 1 : 0)));
 }
 
-void Arena::start() {
+void Arena::start(bool again) {
   slab_ = 0;
   used_ = 0;
-#if defined(__SANITIZE_ADDRESS__)
-  slabs_.clear();
-#else
+  const bool apart = kSanitized && !again;
+  if (apart || apart_) slabs_.clear();
+  apart_ = apart;
   if (slabs_.size() <= 1) return;
   int64_t all = 0;
   for (const DeviceMemory& slab : slabs_) all += slab.bytes();
   slabs_.clear();
   slabs_.emplace_back(all, "a step's scratch");
-#endif
 }
 
 }  // namespace pyllm::cuda

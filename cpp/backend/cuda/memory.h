@@ -53,13 +53,16 @@ class Arena {
   }
   int64_t mark() const { return static_cast<int64_t>(slab_) << 44 | used_; }
   void release(int64_t mark);
-  void start();  // of a step: all is free; several slabs become one
+  // A step begins: all is free; several slabs become one. `again`: the same pieces are to lie where they lay in
+  // such a step before.
+  void start(bool again);
 
  private:
   void* take_bytes(int64_t bytes);
 
   std::vector<DeviceMemory> slabs_;
-  size_t slab_ = 0;  // that is taken from
+  size_t slab_ = 0;     // that is taken from
+  bool apart_ = false;  // every piece on its own
   int64_t used_ = 0;
 };
 

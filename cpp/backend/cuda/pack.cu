@@ -84,6 +84,7 @@ __device__ void pack_scales(const typename Q::Block& block, int first_group, int
 // A block of threads a chunk of a tile: codes to shared memory, then words.
 template <typename Q>
 __global__ void __launch_bounds__(kPackThreads) pack_kernel(const PackArgs a) {
+  after_previous();
   using L = LayoutOf<Q>;
   constexpr int kGroupsOfBlock = Q::block / Q::group;
   const int64_t tile = blockIdx.x / a.chunks, c = blockIdx.x % a.chunks;
@@ -197,6 +198,7 @@ __device__ void for_parts(const EmbedArgs& a, F f) {
 
 template <typename Q>
 __global__ void __launch_bounds__(kEmbedThreads) embed_kernel(const EmbedArgs a) {
+  after_previous();
   for_parts(a, [&](int64_t row, int column, int) {
     float values[kStep];
     AsQuant::run<Q>(a, row, column, values);
@@ -211,6 +213,7 @@ __device__ inline float as_float(bfloat16 x) { return to_float(x); }
 
 template <typename Number>
 __global__ void __launch_bounds__(kEmbedThreads) embed_float_kernel(const EmbedArgs a) {
+  after_previous();
   for_parts(a, [&](int64_t row, int column, int columns) {
     const Number* from = static_cast<const Number*>(a.table) + row * a.cols + column;
     float* out = a.out + blockIdx.y * a.stride + column;

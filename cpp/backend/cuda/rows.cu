@@ -38,6 +38,7 @@ __device__ float quantize_step(const QuantizeArgs& a, float x, int lane, int s, 
 
 // Blocks of a row each compute its norm, and quantize their share of its steps, a warp a step.
 __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs a) {
+  after_previous();
   const int lane = static_cast<int>(threadIdx.x) % 32, warp = static_cast<int>(threadIdx.x) / 32;
   for (int row = static_cast<int>(blockIdx.y); row < a.rows; row += static_cast<int>(gridDim.y)) {
     const float* x = a.x + row * a.stride;
@@ -74,6 +75,7 @@ __global__ void __launch_bounds__(kThreads) quantize_kernel(const QuantizeArgs a
 }
 
 __global__ void __launch_bounds__(kThreads) join_kernel(const JoinArgs a) {
+  after_previous();
   const int64_t count = static_cast<int64_t>(a.rows) * a.cols;
   for (int64_t i = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; i < count;
        i += static_cast<int64_t>(gridDim.x) * kThreads) {
@@ -86,6 +88,7 @@ __global__ void __launch_bounds__(kThreads) join_kernel(const JoinArgs a) {
 }
 
 __global__ void __launch_bounds__(kThreads) norm_kernel(const NormArgs a) {
+  after_previous();
   const int groups = a.cols / a.group;
   const int64_t row = blockIdx.x / groups, first = blockIdx.x % groups * static_cast<int64_t>(a.group);
   const float* x = a.x + row * a.stride + first;
@@ -102,6 +105,7 @@ __global__ void __launch_bounds__(kThreads) norm_kernel(const NormArgs a) {
 }
 
 __global__ void __launch_bounds__(kThreads) rope_table_kernel(const RopeTableArgs a) {
+  after_previous();
   const int64_t count = static_cast<int64_t>(a.rows) * a.n;
   for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < count;
        k += static_cast<int64_t>(gridDim.x) * kThreads) {
@@ -121,31 +125,8 @@ __global__ void __launch_bounds__(kThreads) rope_table_kernel(const RopeTableArg
   }
 }
 
-// A thread a pair.
-__global__ void __launch_bounds__(kThreads) rope_kernel(const RopeArgs a) {
-  const int heads = a.q_heads + a.k_heads;
-  const int64_t count = static_cast<int64_t>(a.rows) * heads * a.n;
-  for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < count;
-       k += static_cast<int64_t>(gridDim.x) * kThreads) {
-    const int i = static_cast<int>(k % a.n), head = static_cast<int>(k / a.n % heads);
-    const int64_t row = k / a.n / heads;
-    float* x = head < a.q_heads ? a.q + row * a.q_stride + static_cast<int64_t>(head) * a.head_dim
-                                : a.k + row * a.k_stride + static_cast<int64_t>(head - a.q_heads) * a.head_dim;
-    const float* table = a.table + row * a.table_stride;
-    if (a.halves) {
-      const float first = x[i], second = x[a.n + i], cosine = table[i], sine = table[a.n + i];
-      x[i] = fmaf(-second, sine, first * cosine);
-      x[a.n + i] = fmaf(second, cosine, first * sine);
-    } else {
-      const float first = x[2 * i], second = x[2 * i + 1];
-      const float* sine = table + 2 * a.n;
-      x[2 * i] = fmaf(second, sine[2 * i], first * table[2 * i]);
-      x[2 * i + 1] = fmaf(first, sine[2 * i + 1], second * table[2 * i + 1]);
-    }
-  }
-}
-
 __global__ void __launch_bounds__(kThreads) gather_kernel(const GatherArgs a) {
+  after_previous();
   const int64_t count = static_cast<int64_t>(a.count) * a.cols;
   for (int64_t k = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x; k < count;
        k += static_cast<int64_t>(gridDim.x) * kThreads)
@@ -182,11 +163,6 @@ void rms_norm(Stream& stream, const NormArgs& args) {
 
 void rope_table(Stream& stream, const RopeTableArgs& args) {
   stream.launch(&rope_table_kernel, blocks_for(static_cast<int64_t>(args.rows) * args.n), kThreads, 0, args);
-}
-
-void rope(Stream& stream, const RopeArgs& args) {
-  const int64_t pairs = static_cast<int64_t>(args.rows) * (args.q_heads + args.k_heads) * args.n;
-  stream.launch(&rope_kernel, blocks_for(pairs), kThreads, 0, args);
 }
 
 void gather(Stream& stream, const GatherArgs& args) {

@@ -46,11 +46,14 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 namespace emulator {
 
-inline bool reversed = false;  // the order of warps and lanes
-inline int64_t launches = 0;
+inline bool reversed = false;                            // the order of warps and lanes
+inline int64_t launches = 0, captures = 0, replays = 0;  // of kernels, and of graphs
+inline bool refuses_graphs = false;
 
-// Runs body(argument) for every thread of every block.
-void run(dim3 grid, dim3 block, size_t shared, void (*body)(const void*), const void* argument);
+// Runs body(argument) for every thread of every block; while a graph is captured, keeps it there instead, with
+// a copy of the argument.
+void launch(dim3 grid, dim3 block, size_t shared, void (*body)(const void*), const void* argument,
+            size_t argument_bytes);
 void barrier();
 // Waits until every lane of the warp has come to its next exchange; what lane i brought is at [i].
 struct Exchange {
@@ -80,6 +83,12 @@ T __shfl_xor_sync(unsigned, T value, int mask) {
 template <typename T>
 T __shfl_sync(unsigned, T value, int lane) {
   return emulator::shuffle(value, lane);
+}
+template <typename T>
+T atomicAdd(T* p, T x) {  // threads take turns only where they wait
+  const T before = *p;
+  *p += x;
+  return before;
 }
 template <typename T>
 T __ldg(const T* p) {
@@ -136,5 +145,14 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaStreamSynchronize(cudaStream_t);
+using cudaGraph_t = struct EmulatedGraph*;
+using cudaGraphExec_t = struct EmulatedGraph*;
+enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode);
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph);
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long flags);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t);
 cudaError_t cudaGetLastError();
 const char* cudaGetErrorString(cudaError_t);

@@ -81,6 +81,7 @@ template <typename T>
 T load_once(const T* p) {
   return *p;
 }
+inline void after_previous() {}
 inline float exp2_fast(float x) { return std::exp2(x); }
 template <typename T>
 T* shared_memory() {

@@ -3,6 +3,8 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "cuda_runtime.h"
@@ -12,8 +14,23 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+struct EmulatedGraph {
+  struct Node {
+    dim3 grid, threads;
+    size_t shared;
+    void (*body)(const void*);
+    std::unique_ptr<std::byte, Free> argument;
+  };
+  std::vector<Node> nodes;
+};
+
 namespace emulator {
 namespace {
+
+EmulatedGraph* recording = nullptr;
 
 constexpr size_t kStack = 256 << 10;
 
@@ -165,8 +182,6 @@ void run_block(size_t threads) {
   }
 }
 
-}  // namespace
-
 void run(dim3 grid, dim3 threads, size_t shared, void (*body)(const void*), const void* argument) {
   ++launches;
   const size_t count = size_t{threads.x} * threads.y * threads.z;
@@ -200,6 +215,16 @@ void run(dim3 grid, dim3 threads, size_t shared, void (*body)(const void*), cons
   }
 }
 
+}  // namespace
+
+void launch(dim3 grid, dim3 threads, size_t shared, void (*body)(const void*), const void* argument,
+            size_t argument_bytes) {
+  if (recording == nullptr) return run(grid, threads, shared, body, argument);
+  auto* copy = static_cast<std::byte*>(std::aligned_alloc(16, (argument_bytes + 15) / 16 * 16));
+  std::memcpy(copy, argument, argument_bytes);
+  recording->nodes.push_back({grid, threads, shared, body, std::unique_ptr<std::byte, Free>(copy)});
+}
+
 void barrier() {
   block.current->at_barrier = true;
   to_scheduler();
@@ -225,20 +250,28 @@ const Exchange& exchange(const void* mine, const char* what) {
 
 void* shared() { return block.shared; }
 
+// What is no launch cannot be captured.
+void expect_no_capture(const char* what) {
+  if (recording != nullptr) die(what);
+}
+
 }  // namespace emulator
 
 cudaError_t cudaMalloc(void** p, size_t bytes) {
+  emulator::expect_no_capture("memory taken or given back during a capture");
   *p = std::malloc(bytes);
   if (*p != nullptr) std::memset(*p, 0xff, bytes);
   return *p != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t cudaFree(void* p) {
+  emulator::expect_no_capture("memory taken or given back during a capture");
   std::free(p);
   return cudaSuccess;
 }
 cudaError_t cudaMallocHost(void** p, size_t bytes) { return cudaMalloc(p, bytes); }
 cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  emulator::expect_no_capture("a copy during a capture");
   if (bytes > 0) std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
@@ -279,7 +312,35 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  emulator::expect_no_capture("a wait during a capture");
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
+  if (emulator::refuses_graphs) return 801;
+  emulator::recording = new EmulatedGraph;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t* graph) {
+  *graph = std::exchange(emulator::recording, nullptr);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* executable, cudaGraph_t graph, unsigned long long) {
+  *executable = new EmulatedGraph{std::move(graph->nodes)};
+  ++emulator::captures;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return cudaGraphDestroy(graph); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+  ++emulator::replays;
+  for (const EmulatedGraph::Node& node : graph->nodes)
+    emulator::run(node.grid, node.threads, node.shared, node.body, node.argument.get());
+  return cudaSuccess;
+}
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 const char* cudaGetErrorString(cudaError_t error) {
   return error == cudaSuccess ? "no error" : "emulated error";

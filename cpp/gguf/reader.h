@@ -64,7 +64,8 @@ class File {
   const std::vector<TensorInfo>& tensors() const;     // in file order, parts one after another
   const TensorInfo* find_tensor(std::string_view name) const;
   // From now on the tensor has this type and these bytes, which `owner` keeps alive: a file with other weights
-  // without writing one. Throws Error when there is no such tensor or the size does not fit. Not for files in use.
+  // without writing one. Throws Error when there is no such tensor or the size does not fit. Not for files in
+  // use.
   void replace(std::string_view name, Type type, std::span<const std::byte> data, std::shared_ptr<void> owner);
   // The tensor's data will not be needed soon: gives its pages back to the system, which reads them again when
   // touched.

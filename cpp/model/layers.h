@@ -194,7 +194,8 @@ class Step {
   }
   // x is the hidden state before layer `index`, or after the last one.
   void boundary(int index, const Value& x) {
-    if (Activations* activations = placement_.activations()) activations->boundary(index, x.backend->download(x.tensor));
+    if (Activations* activations = placement_.activations())
+      activations->boundary(index, x.backend->download(x.tensor));
   }
   const Batch& batch() const { return batch_; }
 

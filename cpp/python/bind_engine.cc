@@ -223,7 +223,8 @@ void bind_model(py::module_& m) {
           "Load `file`. threads: 0 for as many as the process may use; isa: '' for the machine's best. "
           "precise: activations of 15 bits instead of 8, for twice the arithmetic. pack: False leaves the "
           "weights in the file's layout. packed: where packed weights are taken from and kept. kv_type: 'f16', "
-          "'q8_0', 'q8_q4', 'q6_q4' or 'q4_0'. layer_devices: the GPU of each layer, -1 for the CPU; empty: all "
+          "'q8_0', 'q8_q4', 'q6_q4' or 'q4_0'. layer_devices: the GPU of each layer, -1 for the CPU; empty: "
+          "all "
           "on the CPU. activations: gathers what flows through it.")
       .def_property_readonly("architecture", [](const LoadedModel& m) { return m.config.architecture; })
       .def_property_readonly("vocab", [](const LoadedModel& m) { return m.config.vocab; })

@@ -249,10 +249,12 @@ void bind_gguf(py::module_& m) {
                              })
       .def("tensor_data", &tensor_data, py::arg("name"),
            "The tensor's bytes as stored: a read-only view, uint8 [n_bytes].")
-      .def("replace", &replace, py::arg("name"), py::arg("type"), py::arg("data"),
-           "From now on the tensor has this type and these bytes, a uint8 array that is not copied: a model with "
-           "other weights without a file of them. Before a model is loaded from it. Raises PyllmError for sizes "
-           "that do not fit.");
+      .def(
+          "replace", &replace, py::arg("name"), py::arg("type"), py::arg("data"),
+          "From now on the tensor has this type and these bytes, a uint8 array that is not copied: a model "
+          "with "
+          "other weights without a file of them. Before a model is loaded from it. Raises PyllmError for sizes "
+          "that do not fit.");
 }
 
 }  // namespace pyllm::python

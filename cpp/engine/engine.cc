@@ -340,7 +340,8 @@ std::vector<Next> Engine::sample(const Plan& plan, const Results& results, std::
       deliver(chunk, results.logits, active, emit(s.request, 0, active, events));
     if (chunk.states > 0) pool(chunk, results.states, active, events);
     for (int i = 0; i < chunk.samples; ++i) {
-      const Chosen* chosen = results.chosen.empty() ? nullptr : &results.chosen[next.size()];
+      const auto r = static_cast<size_t>(chunk.first_logits);
+      const Chosen* chosen = results.chosen.empty() || !results.chosen[r] ? nullptr : &*results.chosen[r];
       std::span<float> last;
       if (chosen == nullptr) last = row(results.logits, chunk.first_logits);
       if (i + 1 < chunk.samples) {  // the sampler overwrites its logits, and forks share them

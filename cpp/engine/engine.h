@@ -113,11 +113,11 @@ class Engine {
   void fail_step(const Plan& plan, const std::string& why, std::vector<Event>& events);
   // Of a step, in host memory.
   struct Results {
-    Tensor logits, states;
-    std::vector<Chosen> chosen;  // [sample], by the device; then the logits stay there
+    Tensor logits, states;                      // logits: where some row has no token
+    std::vector<std::optional<Chosen>> chosen;  // [row of logits], by the device; empty: none at all
   };
   Results fetch(const Plan& plan, const Output& output);
-  std::vector<Chosen> choose(const Plan& plan, const Result& logits);
+  std::vector<std::optional<Choice>> choices_of(const Plan& plan, size_t rows);
   std::vector<Next> sample(const Plan& plan, const Results& results, std::vector<Event>& events);
   void sample_one(const Sequence& sequence, Active& active, std::span<float> logits, const Chosen* chosen,
                   Event& event);

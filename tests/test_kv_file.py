@@ -72,9 +72,9 @@ def check_same_bits(path: Path, file: Path, **options: Any) -> None:
     assert found == (expected[0], 192)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_the_same_bits_as_of_reading(models: dict[str, Path], tmp_path: Path, name: str) -> None:
-    check_same_bits(models[name], tmp_path / "a.kv", kv_type=MODELS[name])
+@pytest.mark.parametrize(("name", "kv_type"), [*MODELS.items(), ("gemma3", "q6_q4")])
+def test_the_same_bits_as_of_reading(models: dict[str, Path], tmp_path: Path, name: str, kv_type: str) -> None:
+    check_same_bits(models[name], tmp_path / "a.kv", kv_type=kv_type)
 
 
 @pytest.fixture

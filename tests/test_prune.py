@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
+from gguf_files import types, weights
 from vocabularies import CONTROL, byte_level, pieces, write_vocabulary
 
 from pyllm import LLM, _core
@@ -35,17 +36,6 @@ from pyllm.weights import GgufSource
 GOLDEN = Path(__file__).resolve().parent / "golden"
 sys.path.insert(0, str(GOLDEN.parent / "oracle"))
 CASES = sorted(path.stem for path in (GOLDEN / "pruned").glob("*.npz"))
-
-
-def types(path: Path) -> dict[str, str]:
-    return {tensor.name: tensor.type for tensor in _core.GgufFile(path).tensors}
-
-
-def weights(path: Path, name: str) -> np.ndarray:
-    file = _core.GgufFile(path)
-    tensor = next(t for t in file.tensors if t.name == name)
-    shape = tuple(reversed(tensor.shape))
-    return _core.dequantize(tensor.type, file.tensor_data(name), int(np.prod(shape))).reshape(shape)
 
 
 @cache

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from gguf.constants import GGUFValueType
+from gguf_files import types, weights
 
 from pyllm import _core
 from pyllm.cli.app import app
@@ -38,17 +39,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["quantize", *map(str, arguments)])
-
-
-def types(path: Path) -> dict[str, str]:
-    return {tensor.name: tensor.type for tensor in _core.GgufFile(path).tensors}
-
-
-def weights(path: Path, name: str) -> np.ndarray:
-    file = _core.GgufFile(path)
-    tensor = next(t for t in file.tensors if t.name == name)
-    shape = tuple(reversed(tensor.shape))
-    return _core.dequantize(tensor.type, file.tensor_data(name), int(np.prod(shape))).reshape(shape)
 
 
 def test_a_mix_in_a_file(model: Path, tmp_path: Path) -> None:

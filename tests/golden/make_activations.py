@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
-from make_architectures import CASES, HERE, OUT, TENSORS, TOP, VOCAB, forward, randomize
+from make_architectures import CASES, HERE, OUT, TENSORS, TOP, forward, random_model
 
 CHOSEN = ("llama", "llama-tied-bias", "qwen2", "qwen3", "gemma3")
 
@@ -31,15 +30,8 @@ def gguf_name(module: str) -> str:
 def observe(name: str) -> dict[str, np.ndarray]:
     """Runs one case with hooks on its matrices and layers."""
     case, seed = CASES[name], 1000 + list(CASES).index(name)
-    config = case.build(
-        vocab_size=VOCAB,
-        max_position_embeddings=256,
-        pad_token_id=None,
-        attn_implementation="eager",
-        **case.config,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-    randomize(model, case.architecture == "gemma3", seed)
+    model = random_model(case, seed)
+    config = model.config
     golden = np.load(OUT / f"{name}.npz")
     seen: dict[str, np.ndarray] = {}
     influence: list[float] = []

@@ -399,11 +399,8 @@ def f16_gelu(model: torch.nn.Module) -> Iterator[None]:
         hook.remove()
 
 
-def make(name: str, case: Case) -> bool:
-    """Writes one case; False when llama.cpp does not agree."""
-    from engines import LlamaCpp
-
-    seed = 1000 + list(CASES).index(name)
+def random_model(case: Case, seed: int) -> torch.nn.Module:
+    """The case's transformers model, with weights drawn from the seed."""
     config = case.build(
         vocab_size=VOCAB,
         max_position_embeddings=256,
@@ -413,6 +410,15 @@ def make(name: str, case: Case) -> bool:
     )
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     randomize(model, case.architecture == "gemma3", seed)
+    return model
+
+
+def make(name: str, case: Case) -> bool:
+    """Writes one case; False when llama.cpp does not agree."""
+    from engines import LlamaCpp
+
+    seed = 1000 + list(CASES).index(name)
+    model = random_model(case, seed)
     tokens = np.random.default_rng(seed).integers(0, VOCAB, case.tokens)
     logits = forward(model, tokens)
     with f16_cache(model):

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from make_architectures import CASES, VOCAB, forward, randomize
+from make_architectures import CASES, VOCAB, forward, random_model
 
 OUT = Path(__file__).resolve().parent / "pruned"
 STAY = [ord("h"), ord("t"), 256, VOCAB - 2, VOCAB - 1]  # a merge and its parts; begin and end have roles
@@ -81,15 +81,8 @@ def smaller(name: str, model: Any, kept: dict[str, np.ndarray]) -> Any:
 def make(name: str) -> None:
     case, (gone, heads, channels) = CASES[name], GONE[name]
     seed = 1000 + list(CASES).index(name)
-    config = case.build(
-        vocab_size=VOCAB,
-        max_position_embeddings=256,
-        pad_token_id=None,
-        attn_implementation="eager",
-        **case.config,
-    )
-    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
-    randomize(model, case.architecture == "gemma3", seed)
+    model = random_model(case, seed)
+    config = model.config
     rng = np.random.default_rng(seed)
 
     def some(of: int, count: int) -> np.ndarray:
